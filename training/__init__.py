@@ -1,0 +1,1 @@
+"""Offline training: needs no database, queue or network."""

@@ -1,0 +1,1 @@
+"""The GPU worker and the dispatcher: Celery lives here alone."""

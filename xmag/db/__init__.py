@@ -1,0 +1,1 @@
+"""Postgres: tables, the job state machine, releases and results. The only room that knows SQLAlchemy."""

@@ -1,0 +1,1 @@
+"""Networks and their releases: the only room that imports torch."""

@@ -1,0 +1,1 @@
+"""Slides: opening, tissue, grid, tiles. No torch, no database."""
