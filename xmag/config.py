@@ -32,19 +32,19 @@ class Lease(Group):
 class Decode(Group):
     """Limits of the process that opens slides."""
 
-    memory_bytes: int = Field(4 * GIB, gt=0)
+    memory_bytes: int = Field(4 * GIB, gt=0, description="address space of one decoder process")
     timeout_seconds: float = Field(60.0, gt=0, description="without a sign of progress")
-    max_pixels: int = Field(200_000_000_000, gt=0)
-    max_side: int = Field(400_000, gt=0)
-    max_file_bytes: int = Field(64 * GIB, gt=0)
-    max_tiles: int = Field(100_000, gt=0)
+    max_pixels: int = Field(200_000_000_000, gt=0, description="of level 0")
+    max_side: int = Field(400_000, gt=0, description="pixels of level 0 along one axis")
+    max_file_bytes: int = Field(64 * GIB, gt=0, description="of the slide file")
+    max_tiles: int = Field(100_000, gt=0, description="tiles with tissue of one slide")
     viewers: int = Field(2, ge=1, description="decoder processes of a gateway")
 
 
 class Uploads(Group):
     """Caps of resumable uploads."""
 
-    max_bytes: int = Field(32 * GIB, gt=0)
+    max_bytes: int = Field(32 * GIB, gt=0, description="of one upload")
     max_open: int = Field(64, ge=1, description="unfinished uploads of one key")
     expire_seconds: float = Field(86400.0, gt=0, description="of silence")
     reserve_bytes: int = Field(GIB, ge=0, description="free space that uploads must leave")
@@ -54,7 +54,7 @@ class Worker(Group):
     """One worker process."""
 
     slots: int = Field(2, ge=1, description="slides in flight")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda when there, else cpu")
     batch: int = Field(0, ge=0, description="tiles for each forward pass; 0 = by device")
     threads: int = Field(0, ge=0, description="torch threads; 0 = all cores")
     job_seconds: float = Field(3600.0, gt=0, description="TIME_LIMIT of one attempt")
@@ -67,14 +67,16 @@ class Settings(BaseSettings):
         env_prefix="XMAG_", env_nested_delimiter="__", frozen=True, extra="forbid"
     )
 
-    env: Literal["development", "production"] = "development"
-    database_url: SecretStr = SecretStr("")
-    redis_url: SecretStr = SecretStr("")
+    env: Literal["development", "production"] = Field(
+        "development", description="production refuses placeholder secrets"
+    )
+    database_url: SecretStr = Field(SecretStr(""), description="postgresql+psycopg://user:password@host/name")
+    redis_url: SecretStr = Field(SecretStr(""), description="redis://:password@host/0; carries bells only")
     data: Path = Field(Path(".xmag"), description="uploads, releases, store; shared by all programs")
     slide_roots: dict[str, Path] = Field(default_factory=dict, description="name -> allow-listed folder")
     trusted_keys: tuple[str, ...] = Field((), description="base64 ed25519 public keys that may sign releases")
-    host: str = "127.0.0.1"
-    port: int = Field(8080, ge=0, le=65535)
+    host: str = Field("127.0.0.1", description="address that the gateway and metrics listen on")
+    port: int = Field(8080, ge=0, le=65535, description="of the gateway")
     metrics_port: int = Field(0, ge=0, le=65535, description="of a worker or dispatcher; 0 = none")
     lease: Lease = Lease()
     decode: Decode = Decode()
