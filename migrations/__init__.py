@@ -1,1 +1,1 @@
-"""The database's history."""
+"""The schema's history; run by `xmag.db.migrate`."""

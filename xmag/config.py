@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from xmag.errors import Code, PlaceError
 
 GIB = 1024**3
+CLIENT_NAMES = frozenset({"XMAG_URL", "XMAG_API_KEY"})
+"""Read by the command line's client; no setting of a program."""
 
 
 class Group(BaseModel):
@@ -121,6 +123,6 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def _unknown_names() -> list[str]:
-    known = {f"XMAG_{name.upper()}" for name in Settings.model_fields}
+    known = {f"XMAG_{name.upper()}" for name in Settings.model_fields} | CLIENT_NAMES
     given = [name for name in os.environ if name.startswith("XMAG_")]
     return [name for name in given if name.split("__")[0] not in known]

@@ -9,6 +9,7 @@
     ├── RequestError         INVALID_REQUEST  UNKNOWN_TASK  NOT_FOUND  PATH_OUTSIDE_ROOT  CONFLICT
     │                        IDEMPOTENCY_MISMATCH  UNAUTHENTICATED  FORBIDDEN  GONE  TOO_LARGE
     │                        OFFSET_MISMATCH  CHECKSUM_MISMATCH  LOCKED  UNSUPPORTED_MEDIA  PRECONDITION
+    │                        TOO_MANY  BUSY
     └── PlaceError           DATABASE_UNAVAILABLE  DISK_FULL  SETUP
 
 A job that fails carries one code of the first four groups. Details are written for people and never hold a
@@ -56,6 +57,8 @@ class Code(StrEnum):
     LOCKED = "LOCKED"
     UNSUPPORTED_MEDIA = "UNSUPPORTED_MEDIA"
     PRECONDITION = "PRECONDITION"
+    TOO_MANY = "TOO_MANY"
+    BUSY = "BUSY"
 
     DATABASE_UNAVAILABLE = "DATABASE_UNAVAILABLE"
     DISK_FULL = "DISK_FULL"

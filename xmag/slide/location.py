@@ -32,16 +32,15 @@ class SlideLocation:
 
         Raises RequestError PATH_OUTSIDE_ROOT (absolute, ``..`` or a link) and SlideError SLIDE_NOT_FOUND.
         """
-        parts = self.relative.parts
-        if not parts or self.relative.is_absolute() or ".." in parts or "\0" in str(self.relative):
-            raise RequestError(Code.PATH_OUTSIDE_ROOT, "the path must be relative and stay beneath its root")
+        return _regular(self._walk(0))
+
+    def names(self) -> list[str]:
+        """Sorted names in the folder that this location is; raises as `open_fd` does."""
+        folder = self._walk(os.O_DIRECTORY)
         try:
-            folder = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            for part in parts[:-1]:
-                folder = _step(folder, part, os.O_DIRECTORY)
-            return _regular(_step(folder, parts[-1], 0))
-        except OSError as error:
-            raise SlideError(Code.SLIDE_NOT_FOUND, _reason(error)) from None
+            return sorted(os.listdir(folder))
+        finally:
+            os.close(folder)
 
     def fingerprint(self) -> Fingerprint:
         """Size, mtime and inode now; raises as `open_fd` does."""
@@ -55,6 +54,18 @@ class SlideLocation:
     def in_folder(self) -> bool:
         """Whether the format reads files beside the named one."""
         return self.relative.suffix.lower() in FOLDER_FORMATS
+
+    def _walk(self, flags: int) -> int:
+        parts = self.relative.parts
+        if self.relative.is_absolute() or ".." in parts or "\0" in str(self.relative):
+            raise RequestError(Code.PATH_OUTSIDE_ROOT, "the path must be relative and stay beneath its root")
+        try:
+            here = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            for part in parts[:-1]:
+                here = _step(here, part, os.O_DIRECTORY)
+            return _step(here, parts[-1] if parts else ".", flags)
+        except (OSError, UnicodeError) as error:
+            raise SlideError(Code.SLIDE_NOT_FOUND, _reason(error)) from None
 
 
 def fingerprint(fd: int) -> Fingerprint:
@@ -90,7 +101,7 @@ def _regular(fd: int) -> int:
     return fd
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "the service may not read the slide: check the file's permissions"
     return "no slide at this path"

@@ -1,0 +1,111 @@
+"""The worker program: Celery listens for bells in the main thread, the slots do the work.
+
+``celery -A worker.app:app worker --pool=solo`` and ``xmag worker`` are the same. The slots start before
+the broker is looked for, so jobs flow while Redis is absent.
+"""
+
+import functools
+import logging
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from celery import Celery, signals
+
+from worker import log, metrics
+from worker.broker import QUEUE, TASK, celery_app
+from worker.slots import Slots
+from xmag.config import Settings, load_settings
+
+LOG = logging.getLogger("worker")
+BROKER_SECONDS = 10.0
+STUCK_EXIT = 70
+ARGUMENTS = (
+    "worker",
+    "--pool=solo",
+    "--loglevel=WARNING",
+    "--without-gossip",
+    "--without-mingle",
+    "--without-heartbeat",
+    f"--queues={QUEUE}",
+)
+
+
+def __getattr__(name: str) -> Celery:
+    """``worker.app:app``, built when first asked for: importing this module reads no setting."""
+    if name == "app":
+        return _app()
+    raise AttributeError(name)
+
+
+@functools.cache
+def _app() -> Celery:
+    return with_slots(load_settings())
+
+
+def with_slots(settings: Settings) -> Celery:
+    """The Celery app whose worker owns the slots: started before it connects, drained when it stops."""
+    app = celery_app(settings, socket_seconds=BROKER_SECONDS)
+    running: list[Slots] = []
+
+    def begin(**_: Any) -> None:
+        log.configure()
+        running.append(begin_slots(settings))
+
+    def drain(**_: Any) -> None:
+        for slots in running:
+            slots.drain()
+
+    def finish(**_: Any) -> None:
+        for slots in running:
+            end_slots(slots)
+
+    signals.worker_init.connect(begin, weak=False)
+    signals.worker_shutting_down.connect(drain, weak=False)
+    signals.worker_shutdown.connect(finish, weak=False)
+
+    @app.task(name=TASK)  # type: ignore[untyped-decorator]
+    def run_job(_job_id: str) -> None:
+        """A bell: whoever is idle looks into the queue for the most urgent job, not necessarily this one."""
+        for slots in running:
+            slots.ring()
+
+    return app
+
+
+def begin_slots(settings: Settings) -> Slots:
+    """Load the engine, serve metrics, start the threads."""
+    slots = Slots(settings)
+    metrics.serve(settings)
+    slots.start()
+    LOG.info("ready", extra={"count": settings.worker.slots})
+    return slots
+
+
+def end_slots(slots: Slots) -> None:
+    """Drain and wait; a thread that does not end takes the process with it."""
+    slots.drain()
+    if not slots.join():
+        LOG.critical("a slot did not end: the process does")
+        os._exit(STUCK_EXIT)
+
+
+def main(settings: Settings) -> None:
+    """Run until SIGTERM; without a broker URL the slots work by polling alone."""
+    if settings.redis_url.get_secret_value():
+        with_slots(settings).worker_main(list(ARGUMENTS))
+        return
+    log.configure()
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    slots = begin_slots(settings)
+    while not stop.wait(1.0) and slots.alive():
+        pass
+    end_slots(slots)

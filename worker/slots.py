@@ -1,0 +1,109 @@
+"""K threads that take the most urgent job and work on it: rung awake by Celery, looking by themselves too."""
+
+import logging
+import os
+import socket
+import threading
+import time
+
+from worker import job
+from worker.metrics import DATABASE_FAILURES, REAPED, SLOTS_BUSY
+from xmag.config import Settings
+from xmag.db import attempts
+from xmag.db.session import connect, transaction
+from xmag.errors import PlaceError
+from xmag.nn.runtime import Engine
+
+LOG = logging.getLogger("worker")
+REAP_SECONDS = 5.0
+STOP_SECONDS = 60.0
+
+
+class Slots:
+    """The slides in flight of one worker process; they share one engine."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises PlaceError SETUP when the wished device is absent. Touches neither database nor broker."""
+        self._settings = settings
+        self.draining = threading.Event()
+        self._bell = threading.Event()
+        self._place = job.Place(
+            settings=settings,
+            database=connect(settings.database_url.get_secret_value(), pool=2 * settings.worker.slots + 1),
+            engine=Engine(settings.releases_dir, settings.trusted_keys, settings.worker),
+            draining=self.draining,
+        )
+        self._threads = [
+            threading.Thread(target=self._work, args=(index,), name=f"slot-{index}", daemon=True)
+            for index in range(settings.worker.slots)
+        ]
+
+    def start(self) -> None:
+        """Let the threads look for work."""
+        for thread in self._threads:
+            thread.start()
+
+    def ring(self) -> None:
+        """Wake whoever is idle."""
+        self._bell.set()
+
+    def drain(self) -> None:
+        """Claim nothing more and hand running jobs back at their next batch. Safe in a signal handler."""
+        self.draining.set()
+
+    def join(self, seconds: float = STOP_SECONDS) -> bool:
+        """Wait for the threads after `drain`; False when one did not end in time."""
+        self._bell.set()
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def alive(self) -> bool:
+        """Whether every thread still runs; a dead one is a fault of the program."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    def _work(self, index: int) -> None:
+        name = f"{socket.gethostname()}:{os.getpid()}:{index}"
+        reap_at = 0.0
+        while not self.draining.is_set():
+            self._bell.clear()
+            try:
+                if index == 0 and time.monotonic() > reap_at:
+                    self._reap()
+                    reap_at = time.monotonic() + REAP_SECONDS
+                claim = self._claim(name)
+            except PlaceError as error:
+                DATABASE_FAILURES.inc()
+                LOG.warning("no claim", extra={"code": error.code})
+                claim = None
+            if claim is None:
+                self._bell.wait(self._settings.lease.poll_seconds)
+            else:
+                self._run(claim)
+
+    def _run(self, claim: attempts.Claim) -> None:
+        """The thread's edge: a fault costs the attempt, and its lease says so."""
+        try:
+            with SLOTS_BUSY.track_inprogress():
+                job.run(claim, self._place)
+        except Exception:
+            LOG.exception("an attempt broke off", extra={"job": str(claim.job_id)})
+
+    def _claim(self, name: str) -> attempts.Claim | None:
+        with transaction(self._place.database) as session:
+            return attempts.claim_next(session, name, self._settings.lease)
+
+    def _reap(self) -> None:
+        """The dispatcher does this too; jobs must not hang when there is none."""
+        with transaction(self._place.database) as session:
+            reaped = attempts.reap(session, self._settings.lease)
+        count_reaped(reaped)
+
+
+def count_reaped(reaped: attempts.Reaped) -> None:
+    """Add to the counters."""
+    REAPED.labels("requeued").inc(reaped.requeued)
+    REAPED.labels("dead").inc(reaped.dead)
+    REAPED.labels("cancelled").inc(reaped.cancelled)
+    REAPED.labels("timed_out").inc(reaped.timed_out)

@@ -1,0 +1,278 @@
+"""Opening a slide: allow-listed vendors and facts, caps, pixels in one frame. Runs in the decoder process.
+
+Nothing but the facts of `SlideInfo` leaves the file: no label, no macro image, no date, no name.
+"""
+
+import math
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+from PIL import Image
+
+from xmag.config import Decode
+from xmag.errors import Code, SlideError
+from xmag.slide.identity import Identity, identify, sha256
+from xmag.slide.info import LevelInfo, MppOverride, MppSource, SlideInfo
+from xmag.slide.location import Fingerprint, SlideLocation, fingerprint
+from xmag.units import Level0Px, Mpp, MppXY
+
+VENDORS = frozenset(
+    {
+        "aperio",
+        "dicom",
+        "generic-tiff",
+        "hamamatsu",
+        "huron",
+        "leica",
+        "mirax",
+        "philips",
+        "sakura",
+        "trestle",
+        "ventana",
+        "zeiss",
+    }
+)
+"""OpenSlide's names of the formats that are read."""
+
+NEED_FOLDER = frozenset({"dicom", "mirax"})
+"""Vendors that cannot be read through a descriptor alone; their files carry a suffix of `FOLDER_FORMATS`."""
+
+MAX_LEVELS = 64
+MAX_BLOCK = 4096
+"""Side of the largest source block that is held in memory when a whole level is shrunk."""
+
+RESAMPLING = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "box": Image.Resampling.BOX,
+}
+_SUPPORT = {"lanczos": 3.0, "bicubic": 2.0, "bilinear": 1.0, "box": 0.5}
+
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 (real)."""
+
+
+@dataclass(frozen=True)
+class Slide:
+    """An open slide; ``close`` it."""
+
+    handle: openslide.OpenSlide
+    info: SlideInfo
+    identity: Identity
+    resources: ExitStack
+
+    def close(self) -> None:
+        """Close the file."""
+        self.resources.close()
+
+    def level_for(self, downsample: float) -> int:
+        """The smallest level that still holds the detail wanted; 2 % short of it is near enough."""
+        fitting = [i for i, each in enumerate(self.info.levels) if each.downsample <= downsample * 1.02]
+        return max(fitting, key=lambda i: self.info.levels[i].downsample, default=0)
+
+    def scale(self, level: int) -> tuple[float, float]:
+        """Level-0 pixels for each pixel of ``level`` along x and y."""
+        here = self.info.levels[level]
+        return _axis_scale(self.info.width, here.width), _axis_scale(self.info.height, here.height)
+
+
+def open_slide(
+    location: SlideLocation,
+    limits: Decode,
+    *,
+    mpp: MppOverride | None,
+    expected: Fingerprint | None,
+    digest: bool,
+    on_progress: Callable[[float], None],
+) -> Slide:
+    """Open, check the caps and take the digest.
+
+    Raises SLIDE_NOT_FOUND, SLIDE_UNSUPPORTED, SLIDE_CORRUPT, SLIDE_TOO_LARGE, SLIDE_CHANGED and
+    PATH_OUTSIDE_ROOT.
+    """
+    identity = identify(location)
+    if expected is not None and identity.files[location] != expected:
+        raise SlideError(
+            Code.SLIDE_CHANGED, "the slide changed on disk since it was registered: submit it again"
+        )
+    if identity.size > limits.max_file_bytes:
+        raise SlideError(Code.SLIDE_TOO_LARGE, f"the slide's files pass {limits.max_file_bytes} bytes")
+    with ExitStack() as stack:
+        handle = _open_handle(location, stack)
+        info = _info(handle, mpp)
+        _check_caps(info, limits)
+        if digest:
+            info = replace(info, sha256=sha256(identity, on_progress))
+        identity.check()
+        return Slide(handle, info, identity, stack.pop_all())
+
+
+def _open_handle(location: SlideLocation, stack: ExitStack) -> openslide.OpenSlide:
+    fd = location.open_fd()
+    stack.callback(os.close, fd)
+    by_fd = sys.platform == "linux" and not location.in_folder
+    path = f"/proc/self/fd/{fd}" if by_fd else str(location.root / location.relative)
+    vendor = openslide.OpenSlide.detect_format(path)
+    if vendor is None:
+        raise _unrecognised(fd)
+    if vendor not in VENDORS or (vendor in NEED_FOLDER and not location.in_folder):
+        raise SlideError(
+            Code.SLIDE_UNSUPPORTED,
+            "this slide format is not supported under this file suffix: see the list of formats",
+        )
+    handle = openslide.OpenSlide(path)
+    stack.callback(handle.close)
+    if not by_fd and location.fingerprint() != fingerprint(fd):
+        raise SlideError(Code.SLIDE_CHANGED, "the slide was replaced while it was opened: submit it again")
+    return handle
+
+
+def _unrecognised(fd: int) -> SlideError:
+    size = os.fstat(fd).st_size
+    if not size or _directory_beyond_end(os.pread(fd, 16, 0), size):
+        return SlideError(Code.SLIDE_CORRUPT, "the slide is empty or cut short: copy it again")
+    return SlideError(Code.SLIDE_UNSUPPORTED, "the file is no slide that OpenSlide reads")
+
+
+def _directory_beyond_end(head: bytes, size: int) -> bool:
+    """Whether this is a TIFF whose first directory lies beyond the end of the file."""
+    order = {b"II": "<", b"MM": ">"}.get(head[:2])
+    if order is None or len(head) < 16:
+        return False
+    (version,) = struct.unpack_from(f"{order}H", head, 2)
+    if version == 42:
+        return bool(struct.unpack_from(f"{order}I", head, 4)[0] >= size)
+    return version == 43 and bool(struct.unpack_from(f"{order}Q", head, 8)[0] >= size)
+
+
+def _info(handle: openslide.OpenSlide, override: MppOverride | None) -> SlideInfo:
+    width, height = handle.dimensions
+    mpp, source = _mpp(handle, override)
+    return SlideInfo(
+        sha256="",
+        width=Level0Px(width),
+        height=Level0Px(height),
+        mpp=mpp,
+        mpp_source=source,
+        vendor=handle.properties[openslide.PROPERTY_NAME_VENDOR],
+        levels=tuple(
+            LevelInfo(w, h, float(downsample))
+            for (w, h), downsample in zip(handle.level_dimensions, handle.level_downsamples, strict=True)
+        ),
+    )
+
+
+def _mpp(handle: openslide.OpenSlide, override: MppOverride | None) -> tuple[MppXY | None, MppSource | None]:
+    if override is not None:
+        return override.mpp, "request"
+    x = _positive(handle.properties.get(openslide.PROPERTY_NAME_MPP_X))
+    y = _positive(handle.properties.get(openslide.PROPERTY_NAME_MPP_Y))
+    if x is None or y is None:
+        return None, None
+    return MppXY(Mpp(x), Mpp(y)), "file"
+
+
+def _positive(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+def _check_caps(info: SlideInfo, limits: Decode) -> None:
+    if max(info.width, info.height) > limits.max_side or info.width * info.height > limits.max_pixels:
+        raise SlideError(Code.SLIDE_TOO_LARGE, "the slide has more pixels than the service accepts")
+    if len(info.levels) > MAX_LEVELS:
+        raise SlideError(Code.SLIDE_TOO_LARGE, f"the slide has more than {MAX_LEVELS} levels")
+
+
+def _axis_scale(base: int, length: int) -> float:
+    """Scale of a level along one axis: the whole number it was made with, if rounding explains the rest."""
+    whole = round(base / length)
+    return float(whole) if abs(base / whole - length) < 1 else base / length
+
+
+def shrink(
+    slide: Slide, level: int, box: Box, size: tuple[int, int], resampling: str, tick: Callable[[float], None]
+) -> NDArray[np.uint8]:
+    """Resample a box of a level.
+
+    Args:
+        slide: an open slide.
+        level: index of the pyramid level to read.
+        box: in the level's pixels, real; white outside the slide and where it is transparent.
+        size: width and height of the result.
+        resampling: a name in `RESAMPLING`.
+        tick: called with the share done after each block read.
+
+    Returns:
+        (height, width, 3) RGB, the same for any block size.
+    """
+    width, height = size
+    result = np.empty((height, width, 3), np.uint8)
+    step_x, step_y = (box[2] - box[0]) / width, (box[3] - box[1]) / height
+    for top, bottom in _spans(height, MAX_BLOCK / step_y):
+        for left, right in _spans(width, MAX_BLOCK / step_x):
+            part = (
+                box[0] + left * step_x,
+                box[1] + top * step_y,
+                box[0] + right * step_x,
+                box[1] + bottom * step_y,
+            )
+            result[top:bottom, left:right] = _resample(
+                slide, level, part, (right - left, bottom - top), resampling
+            )
+            tick((top * width + right * (bottom - top)) / (width * height))
+    return result
+
+
+def _spans(length: int, block: float) -> Iterator[tuple[int, int]]:
+    step = max(1, min(length, int(block)))
+    for start in range(0, length, step):
+        yield start, min(start + step, length)
+
+
+def _resample(
+    slide: Slide, level: int, box: Box, size: tuple[int, int], resampling: str
+) -> NDArray[np.uint8]:
+    """Read a box with the margin that the filter needs and resample it at real coordinates."""
+    support = _SUPPORT[resampling]
+    margin_x = support * max(1.0, (box[2] - box[0]) / size[0]) + 1
+    margin_y = support * max(1.0, (box[3] - box[1]) / size[1]) + 1
+    left, top = math.floor(box[0] - margin_x), math.floor(box[1] - margin_y)
+    right, bottom = math.ceil(box[2] + margin_x), math.ceil(box[3] + margin_y)
+    image, origin_x, origin_y = _read(slide, level, left, top, right - left + 1, bottom - top + 1)
+    inner = (box[0] - origin_x, box[1] - origin_y, box[2] - origin_x, box[3] - origin_y)
+    return np.asarray(image.resize(size, RESAMPLING[resampling], box=inner))
+
+
+def _read(
+    slide: Slide, level: int, left: int, top: int, width: int, height: int
+) -> tuple[Image.Image, float, float]:
+    """Read a region as RGB on white, and where in the level it truly starts.
+
+    OpenSlide takes level-0 coordinates and interpolates between pixels of the level, so the region starts at
+    a whole level-0 pixel, which is not always a whole pixel of the level.
+    """
+    downsample = slide.info.levels[level].downsample
+    x, y = round(left * downsample), round(top * downsample)
+    rgba = slide.handle.read_region((x, y), level, (width, height))
+    return on_white(rgba), x / downsample, y / downsample
+
+
+def on_white(rgba: Image.Image) -> Image.Image:
+    """RGB of an RGBA image over white."""
+    if rgba.getchannel("A").getextrema() == (255, 255):
+        return rgba.convert("RGB")
+    white = Image.new("RGB", rgba.size, (255, 255, 255))
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white

@@ -1,0 +1,82 @@
+"""Pixels of the mask and of the tiles. Runs in the decoder process.
+
+Tiles are read from the level that is next finer than the target, in that level's own frame, and resampled at
+real coordinates with the filter that the release names: no rounding to magnifications.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xmag.config import Decode
+from xmag.errors import Code, SlideError
+from xmag.manifest import TilingSpec, TissueSpec
+from xmag.slide.grid import TileGrid, plan_grid
+from xmag.slide.reader import Slide, shrink
+from xmag.slide.tissue import tissue_mask
+from xmag.units import MppXY
+
+MAX_MASK_PIXELS = 64_000_000
+"""A larger mask means an mpp that no glass slide has."""
+
+Tick = Callable[[float], None]
+
+
+def plan(slide: Slide, spec: TilingSpec, limits: Decode, tick: Tick) -> tuple[TileGrid, NDArray[np.bool_]]:
+    """Mask and grid of a slide; raises MPP_MISSING, NO_TISSUE, SLIDE_TOO_LARGE."""
+    mpp = known_mpp(slide)
+    mask = tissue_mask(overview(slide, mpp, spec.tissue, tick), spec.tissue.mpp, spec.tissue)
+    grid = plan_grid(mask, slide.info.width, slide.info.height, mpp, spec)
+    if not len(grid):
+        raise SlideError(Code.NO_TISSUE, "no tile holds enough tissue: check the stain and the scan")
+    if len(grid) > limits.max_tiles:
+        raise SlideError(
+            Code.SLIDE_TOO_LARGE, f"the slide has more than {limits.max_tiles} tiles: check its mpp"
+        )
+    return grid, mask
+
+
+def known_mpp(slide: Slide) -> MppXY:
+    """The slide's mpp; MPP_MISSING when there is none or it is not plausible."""
+    mpp = slide.info.mpp
+    if mpp is None:
+        raise SlideError(Code.MPP_MISSING, "the file gives no resolution: give mpp with a reason")
+    if not mpp.plausible():
+        source = "the file" if slide.info.mpp_source == "file" else "the request"
+        raise SlideError(
+            Code.MPP_MISSING, f"the resolution that {source} gives is not plausible: give mpp with a reason"
+        )
+    return mpp
+
+
+def overview(slide: Slide, mpp: MppXY, spec: TissueSpec, tick: Tick) -> NDArray[np.uint8]:
+    """(h, w, 3), the whole slide at ``spec.mpp``, area-averaged from the next finer level."""
+    width = max(1, round(slide.info.width * mpp.x / spec.mpp))
+    height = max(1, round(slide.info.height * mpp.y / spec.mpp))
+    if width * height > MAX_MASK_PIXELS:
+        raise SlideError(Code.SLIDE_TOO_LARGE, "the slide is larger than any glass slide: check its mpp")
+    return whole(slide, (width, height), tick)
+
+
+def whole(slide: Slide, size: tuple[int, int], tick: Tick) -> NDArray[np.uint8]:
+    """(h, w, 3), the whole slide area-averaged to ``size`` (w, h)."""
+    level = slide.level_for(min(slide.info.width / size[0], slide.info.height / size[1]))
+    scale = slide.scale(level)
+    box = (0.0, 0.0, slide.info.width / scale[0], slide.info.height / scale[1])
+    return shrink(slide, level, box, size, "box", tick)
+
+
+def read_tiles(
+    slide: Slide, grid: TileGrid, spec: TilingSpec, batch: int, tick: Tick
+) -> Iterator[NDArray[np.uint8]]:
+    """(b, tile_px, tile_px, 3) RGB in grid order; the last batch may be smaller."""
+    level = slide.level_for(min(grid.span) / grid.tile_px)
+    boxes = grid.corners() / np.asarray(slide.scale(level) * 2)
+    size = (grid.tile_px, grid.tile_px)
+    for start in range(0, len(grid), batch):
+        part = boxes[start : start + batch].tolist()
+        tiles = np.empty((len(part), grid.tile_px, grid.tile_px, 3), np.uint8)
+        for index, (x0, y0, x1, y1) in enumerate(part):
+            tiles[index] = shrink(slide, level, (x0, y0, x1, y1), size, spec.resampling, tick)
+        yield tiles
