@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import httpx
 
@@ -27,10 +28,18 @@ class Client:
     http: httpx.Client
 
     @classmethod
-    def to(cls, url: str, api_key: str) -> "Client":
+    def to(cls, url: str, api_key: str) -> Self:
         """A client for a base URL."""
         headers = {"Authorization": f"Bearer {api_key}"}
         return cls(httpx.Client(base_url=url, headers=headers, timeout=60))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.http.close()
 
     def submit(self, body: dict[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:
         """POST a job; the same key never makes a second one."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import click
 
+from xmag import __version__
 from xmag.errors import XmagError
 
 COMMANDS = {
@@ -48,7 +49,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="xmag-service", message="%(version)s")
+@click.version_option(version=__version__, message="%(version)s")
 def xmag() -> None:
     """Read whole-slide images with XMAG: run the service, submit slides, keep its weights and keys."""
 

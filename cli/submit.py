@@ -34,14 +34,13 @@ def submit(
     """Submit SLIDE; it is uploaded unless it lies beneath a folder that the service reads itself."""
     data = (given["data"] or load_settings().data).absolute()
     try:
-        client = Client.to(url or _read(data / "url"), api_key or _read(data / "api-key"))
-        body = request_body(
-            client, given["slide"], data, given["tasks"], _fields(given), remote=url is not None
-        )
-        job = client.submit(body, str(uuid.uuid4()))
-        if wait:
-            job = client.wait(job["id"], timeout, _show)
-        document = client.result(job["id"]) if job["state"] == "succeeded" else job
+        with Client.to(url or _read(data / "url"), api_key or _read(data / "api-key")) as client:
+            remote = url is not None
+            body = request_body(client, given["slide"], data, given["tasks"], _fields(given), remote=remote)
+            job = client.submit(body, str(uuid.uuid4()))
+            if wait:
+                job = client.wait(job["id"], timeout, _show)
+            document = client.result(job["id"]) if job["state"] == "succeeded" else job
     except XmagError as error:
         if not as_json:
             raise

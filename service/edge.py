@@ -32,6 +32,7 @@ class Edge:
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens inside."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

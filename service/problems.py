@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from xmag.errors import Code, XmagError
 
 MEDIA_TYPE = "application/problem+json"
+INSTANCE = "urn:uuid:5a1e3d0c-5f0e-4f6e-9d1b-1f4c8f1f2b7a"
 
 STATUS: dict[Code, tuple[int, str]] = {
     Code.SLIDE_NOT_FOUND: (422, "No such slide"),
@@ -83,9 +84,7 @@ class Problem(BaseModel):
     status: int = Field(examples=[404])
     detail: str = Field(examples=["no job with this id"])
     code: Code = Field(examples=["NOT_FOUND"])
-    instance: str = Field(
-        examples=["urn:uuid:5a1e3d0c-5f0e-4f6e-9d1b-1f4c8f1f2b7a"], description="request id"
-    )
+    instance: str = Field(examples=[INSTANCE], description="request id")
     errors: list[FieldError] = Field(default_factory=list)
 
 
@@ -170,10 +169,10 @@ def documented(*codes: Code) -> dict[int | str, dict[str, Any]]:
     grouped: dict[int | str, list[Code]] = {}
     for code in codes:
         grouped.setdefault(STATUS[code][0], []).append(code)
-    return {status: _documented(int(status), group) for status, group in grouped.items()}
+    return {status: _documented(group) for status, group in grouped.items()}
 
 
-def _documented(status: int, codes: list[Code]) -> dict[str, Any]:
+def _documented(codes: list[Code]) -> dict[str, Any]:
     headers = {}
     if any(code in RETRY_AFTER for code in codes):
         headers["Retry-After"] = {"description": "seconds", "schema": {"type": "integer"}}
@@ -194,6 +193,6 @@ def _example(code: Code) -> dict[str, Any]:
         "status": status,
         "detail": "a sentence for people that says what to do next",
         "code": code,
-        "instance": "urn:uuid:5a1e3d0c-5f0e-4f6e-9d1b-1f4c8f1f2b7a",
+        "instance": INSTANCE,
         "errors": [],
     }

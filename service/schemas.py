@@ -89,7 +89,7 @@ class JobRequest(Closed):
     @property
     def resolution(self) -> MppXY | None:
         """The mpp given, as units."""
-        return self.mpp and MppXY(MppUnit(self.mpp.x), MppUnit(self.mpp.y))
+        return None if self.mpp is None else MppXY(MppUnit(self.mpp.x), MppUnit(self.mpp.y))
 
 
 class Progress(BaseModel):

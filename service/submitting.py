@@ -46,6 +46,9 @@ async def submit(gateway: Gateway, request: JobRequest, key: str | None, princip
         return earlier
 
     def work(session: Session) -> JobView:
+        earlier = None if idempotency is None else jobs.replayed(session, principal.name, idempotency)
+        if earlier is not None:
+            return _view(session, earlier)
         slide_id = _slide(session, request, place, principal)
         new = NewJob(
             slide_id=slide_id,
@@ -107,10 +110,9 @@ def _slide(session: Session, request: JobRequest, place: Place | None, principal
     sha256 = None
     if isinstance(slide, SlideByUpload):
         sha256 = _stored(session, slide.upload, principal)
-    source = "upload" if isinstance(slide, SlideByUpload) else "path"
-    return slides.add(
-        session, NewSlide(place.root, place.relative, place.fingerprint, source, sha256, **tags)
-    )
+    source: slides.Source = "upload" if isinstance(slide, SlideByUpload) else "path"
+    new = NewSlide(place.root, place.relative, place.fingerprint, source, sha256, **tags)
+    return slides.add(session, new)
 
 
 def _known_slide(session: Session, slide_id: UUID, tags: dict[slides.Tag, str | None]) -> UUID:

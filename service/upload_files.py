@@ -10,6 +10,7 @@ from typing import Protocol
 from uuid import UUID
 
 from service.places import SUFFIXES
+from service.problems import RefusedError
 from xmag.errors import Code, PlaceError, RequestError, SlideError
 from xmag.files import disk_guard, sync_folder
 
@@ -134,12 +135,17 @@ def parse_checksum(header: str | None) -> tuple[Hasher, bytes] | None:
         return None
     algorithm, _, encoded = header.partition(" ")
     if algorithm not in ("sha1", "sha256"):
-        raise RequestError(Code.INVALID_REQUEST, "Upload-Checksum must be `sha256` or `sha1` and base64")
+        raise _bad_checksum()
     try:
         expected = base64.b64decode(encoded.strip(), validate=True)
     except (binascii.Error, ValueError):
-        raise RequestError(Code.INVALID_REQUEST, "Upload-Checksum is not base64") from None
+        raise _bad_checksum() from None
     return hashlib.new(algorithm, usedforsecurity=False), expected
+
+
+def _bad_checksum() -> RefusedError:
+    detail = "Upload-Checksum must be `sha256` or `sha1`, a space, and the digest in base64"
+    return RefusedError(Code.INVALID_REQUEST, detail, status=400)
 
 
 def _pair(item: str) -> tuple[str, str]:

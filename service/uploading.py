@@ -24,6 +24,7 @@ from xmag.db.keys import Principal
 from xmag.db.uploads import UploadRow
 from xmag.errors import Code, PlaceError, RequestError
 
+TOO_LONG = "the bytes pass the upload's declared length; none was kept"
 IDLE_SECONDS = 60.0
 """A sender silent for so long is gone; what arrived is kept."""
 
@@ -130,7 +131,7 @@ def _check_offset(row: UploadRow, offset: int, request: Request) -> None:
         raise RequestError(Code.OFFSET_MISMATCH, "the upload's offset is another: ask for it with HEAD")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and offset + int(declared) > row.size:
-        raise RequestError(Code.TOO_LARGE, "these bytes pass the upload's declared length; none was kept")
+        raise RequestError(Code.TOO_LARGE, TOO_LONG)
 
 
 async def _pour(gateway: Gateway, fd: int, row: UploadRow, request: Request, hasher: Hasher | None) -> Poured:
@@ -139,9 +140,7 @@ async def _pour(gateway: Gateway, fd: int, row: UploadRow, request: Request, has
     try:
         async for chunk in _chunks(request):
             if poured.end + len(buffer) + len(chunk) > row.size:
-                raise RequestError(
-                    Code.TOO_LARGE, "the bytes pass the upload's declared length; none was kept"
-                )
+                raise RequestError(Code.TOO_LARGE, TOO_LONG)
             buffer += chunk
             if len(buffer) >= files.BLOCK:
                 await _flush(gateway, fd, poured, buffer, hasher)

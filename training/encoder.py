@@ -21,7 +21,11 @@ from xmag.manifest import Frozen, PreprocessSpec, VitSpec
 from xmag.nn.preprocess import normalise
 from xmag.nn.vit import build_vit
 
-SMALL_VIT = VitSpec(embed_dim=128, depth=3, num_heads=2, mlp_ratio=2.0, init_values=0.1)
+SMALL_VIT = VitSpec(embed_dim=128, depth=3, num_heads=2, mlp_ratio=2.0, init_values=1.0)
+
+WHITEN_TILES = 128
+DAMPING = 0.1
+"""Of weak components, relative to the strongest."""
 
 Report = Callable[[int, int], None]
 
@@ -33,7 +37,7 @@ class EncoderSpec(Frozen):
     preprocess: PreprocessSpec = PreprocessSpec()
     epochs: int = 6
     batch: int = 32
-    rate: float = 1e-3
+    rate: float = 2e-3
     weight_decay: float = 0.05
     seed: int = 0
 
@@ -60,8 +64,28 @@ def train_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         taught = Taught(spec.architecture, kinds)
+        see_tissue(taught.vit, torch.from_numpy(tiles), spec.preprocess)
         _fit(taught, torch.from_numpy(tiles), torch.from_numpy(patches), spec, report)
     return taught.vit.eval()
+
+
+def see_tissue(vit: Any, tiles: Tensor, preprocess: PreprocessSpec) -> None:
+    """Start the patch embedding from the whitened principal components of patches of ``tiles`` (n, S, S, 3).
+
+    A ViT learns these filters itself, from far more tiles than a demo can wait for.
+    """
+    projection = vit.patch_embed.proj
+    width, channels, side, _ = projection.weight.shape
+    images = normalise(tiles[torch.randperm(len(tiles))[:WHITEN_TILES]], preprocess)
+    patches = images.unfold(2, side, side).unfold(3, side, side)  # (n, 3, G, G, side, side)
+    rows = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * side * side)
+    mean = rows.mean(0)
+    variance, axes = torch.linalg.eigh(torch.cov(rows.T))
+    deviation = variance.clamp(min=0).sqrt().flip(0)[:width, None]
+    filters = axes.T.flip(0)[:width] / (deviation + DAMPING * deviation[0])
+    with torch.no_grad():
+        projection.weight[: len(filters)] = filters.view(-1, channels, side, side)
+        projection.bias[: len(filters)] = -(filters @ mean)
 
 
 def _fit(taught: Taught, tiles: Tensor, patches: Tensor, spec: EncoderSpec, report: Report) -> None:

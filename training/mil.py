@@ -45,9 +45,20 @@ def train(bags: Bags, targets: NDArray[np.int64], classes: int, spec: MilSpec) -
     """A trained head in eval mode; the same bags and spec give the same weights on one machine."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        head = ABMIL(_architecture(bags, classes, spec))
+        head = ABMIL(architecture(bags[0].shape[1], classes, spec))
         _fit(head, bags, targets, spec)
     return head.eval()
+
+
+def architecture(dim: int, classes: int, spec: MilSpec) -> AbmilSpec:
+    """The head for embeddings of ``dim`` numbers."""
+    return AbmilSpec(
+        in_dim=dim,
+        hidden_dim=spec.hidden_dim,
+        attention_dim=spec.attention_dim,
+        dropout=spec.dropout,
+        classes=classes,
+    )
 
 
 def probabilities(head: ABMIL, bags: Bags) -> NDArray[np.float64]:
@@ -65,16 +76,6 @@ def class_weights(targets: NDArray[np.int64], classes: int) -> Tensor:
     )
 
 
-def _architecture(bags: Bags, classes: int, spec: MilSpec) -> AbmilSpec:
-    return AbmilSpec(
-        in_dim=bags[0].shape[1],
-        hidden_dim=spec.hidden_dim,
-        attention_dim=spec.attention_dim,
-        dropout=spec.dropout,
-        classes=classes,
-    )
-
-
 def _fit(head: ABMIL, bags: Bags, targets: NDArray[np.int64], spec: MilSpec) -> None:
     weights = class_weights(targets, head.classifier.out_features)
     steps = -(-len(bags) // spec.batch)
@@ -84,7 +85,9 @@ def _fit(head: ABMIL, bags: Bags, targets: NDArray[np.int64], spec: MilSpec) -> 
     )
     head.train()
     for _ in range(spec.epochs):
-        for rows in torch.randperm(len(bags)).split(spec.batch):
+        order = torch.randperm(len(bags))
+        for start in range(0, len(bags), spec.batch):
+            rows = order[start : start + spec.batch]
             batch, mask = pad([bags[int(row)] for row in rows])
             wanted = torch.from_numpy(targets)[rows]
             loss = cross_entropy(head(batch, mask), wanted, weights)

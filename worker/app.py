@@ -23,9 +23,9 @@ LOG = logging.getLogger("worker")
 BROKER_SECONDS = 10.0
 STUCK_EXIT = 70
 ARGUMENTS = (
+    "--quiet",
     "worker",
     "--pool=solo",
-    "--loglevel=WARNING",
     "--without-gossip",
     "--without-mingle",
     "--without-heartbeat",
@@ -50,6 +50,9 @@ def with_slots(settings: Settings) -> Celery:
     app = celery_app(settings, socket_seconds=BROKER_SECONDS)
     running: list[Slots] = []
 
+    def set_up_logging(**_: Any) -> None:
+        log.configure()
+
     def begin(**_: Any) -> None:
         log.configure()
         running.append(begin_slots(settings))
@@ -62,6 +65,7 @@ def with_slots(settings: Settings) -> Celery:
         for slots in running:
             end_slots(slots)
 
+    signals.setup_logging.connect(set_up_logging, weak=False)
     signals.worker_init.connect(begin, weak=False)
     signals.worker_shutting_down.connect(drain, weak=False)
     signals.worker_shutdown.connect(finish, weak=False)

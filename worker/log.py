@@ -32,6 +32,8 @@ def configure() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for library in ("celery", "kombu"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     threading.excepthook = _thread_died
 
 

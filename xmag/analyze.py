@@ -89,12 +89,14 @@ def analyze(
     groups = _load(request.heads, engine)
     with Decoder(settings.decode) as decoder:
         with watch.stage("open"):
+            watch.tell("open", 0, 100)
             slide = decoder.open(
                 request.location,
                 mpp=request.mpp,
                 expected=request.expected,
                 on_progress=lambda share: watch.tell("open", round(share * 100), 100),
             )
+            watch.tell("open", 100, 100)
         bags = {
             digest: _bag(decoder, slide, group.encoder, engine, settings, watch)
             for digest, group in groups.items()

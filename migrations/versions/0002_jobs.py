@@ -16,7 +16,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("slide_id", sa.Uuid(), nullable=False),
         sa.Column("principal", sa.Text(), nullable=False),
-        sa.Column("tasks", sa.ARRAY(sa.Text()), nullable=False),
+        sa.Column("tasks", postgresql.ARRAY(sa.Text()), nullable=False),
         sa.Column("priority", sa.SmallInteger(), nullable=False),
         sa.Column("state", sa.Text(), server_default="queued", nullable=False),
         sa.Column(

@@ -107,13 +107,9 @@ async def _load(gateway: OneGateway, job_id: UUID) -> tuple[JobView, ResultView,
 def _unfinished(job: JobView) -> RefusedError:
     if job.state not in TERMINAL:
         headers = {"Retry-After": str(POLL_SECONDS)}
-        return RefusedError(
-            Code.CONFLICT, f"the job is {job.state}: its result is not there yet", headers=headers
-        )
+        return RefusedError(Code.CONFLICT, f"the job is {job.state}: no result yet", headers=headers)
     why = f" ({job.error.code})" if job.error else ""
-    return RefusedError(
-        Code.CONFLICT, f"the job is {job.state}{why} and has no result: retry it as a new job"
-    )
+    return RefusedError(Code.CONFLICT, f"the job is {job.state}{why} and has no result: retry it")
 
 
 def _class(task: Task, label: str | None) -> int | None:

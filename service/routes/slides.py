@@ -1,7 +1,7 @@
 """Slides as pictures: facts from an allow-list, a thumbnail, Deep Zoom tiles; never label or macro."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -73,11 +73,19 @@ async def descriptor(request: Request, slide_id: UUID, gateway: OneGateway) -> R
     return await _show(request, gateway, slide_id, _descriptor, "application/xml", "dzi")
 
 
-@router.get("/dzi/slide_files/{level}/{column}_{row}.jpg", summary="Deep Zoom tile", **_viewing("image/jpeg"))
+@router.get(
+    "/dzi/slide_files/{level}/{column}_{row}.{suffix}", summary="Deep Zoom tile", **_viewing("image/jpeg")
+)
 async def tile(
-    request: Request, slide_id: UUID, level: Level, column: Place, row: Place, gateway: OneGateway
+    request: Request,
+    slide_id: UUID,
+    level: Level,
+    column: Place,
+    row: Place,
+    suffix: Literal["jpg", "jpeg"],  # noqa: ARG001 both are the same picture
+    gateway: OneGateway,
 ) -> Response:
-    """JPEG; 404 outside the slide."""
+    """JPEG under either suffix; 404 outside the slide."""
     look = _tile(level, column, row)
     return await _show(request, gateway, slide_id, look, "image/jpeg", f"tile {level} {column} {row}")
 

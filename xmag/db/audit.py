@@ -53,12 +53,14 @@ def record(
 def verify(session: Session) -> Chain:
     """Recompute the whole chain. A cut-off tail cannot be seen: compare the length with an earlier one."""
     length, prev = 0, GENESIS
-    for row in session.scalars(select(Audit).order_by(Audit.seq).execution_options(yield_per=1000)):
-        length += 1
-        noted = Event(row.actor, row.action, row.object_type, row.object_id, row.detail)
-        if row.seq != length or row.prev != prev or row.hash != _hash(prev, row.seq, row.at, noted):
-            return Chain(length, row.seq)
-        prev = row.hash
+    chain = select(Audit).order_by(Audit.seq).execution_options(yield_per=1000)
+    with session.execute(chain) as found:
+        for row in found.scalars():
+            length += 1
+            noted = Event(row.actor, row.action, row.object_type, row.object_id, row.detail)
+            if row.seq != length or row.prev != prev or row.hash != _hash(prev, row.seq, row.at, noted):
+                return Chain(length, row.seq)
+            prev = row.hash
     return Chain(length, None)
 
 

@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import ARRAY, TIMESTAMP, BigInteger, LargeBinary, MetaData, Text, func
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import TIMESTAMP, BigInteger, LargeBinary, MetaData, Text, func
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 from xmag.db.ids import new_id

@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from psycopg import Error
 from psycopg.errors import DiskFull
 from sqlalchemy import TIMESTAMP, ColumnElement, Engine, create_engine, func, select
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from xmag.errors import Code, JobError, PlaceError, XmagError
+from xmag.errors import Code, JobError, PlaceError, RequestError, XmagError
 
 GUARDS = {"statement_timeout": 15_000, "lock_timeout": 3_000, "idle_in_transaction_session_timeout": 15_000}
 """Milliseconds; a forgotten transaction must not hold the queue."""
@@ -43,7 +43,8 @@ def transaction(engine: Engine) -> Iterator[Session]:
     """One session that commits once, at the end, or not at all.
 
     Raises PlaceError DATABASE_UNAVAILABLE (also when the commit's outcome is unknown: repeat with the same
-    idempotency key) and DISK_FULL, and JobError INTERNAL if a constraint refuses what a program wants.
+    idempotency key) and DISK_FULL, RequestError INVALID_REQUEST for a value that no column takes, and
+    JobError INTERNAL if a constraint refuses what a program wants.
     """
     with place(), _session(engine) as session, session.begin():
         yield session
@@ -85,9 +86,10 @@ def _named(error: DBAPIError) -> XmagError:
         return PlaceError(Code.DISK_FULL, "the database's disk is full: free space, then try again")
     if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
         return _unavailable()
-    diagnosis = error.orig.diag if isinstance(error.orig, Error) else None
-    reason = diagnosis and (diagnosis.constraint_name or diagnosis.message_primary)
-    return JobError(Code.INTERNAL, f"the database refused a change: {reason or type(error.orig).__name__}")
+    if isinstance(error, DataError):
+        return RequestError(Code.INVALID_REQUEST, "a value is out of range or holds a NUL character")
+    constraint = error.orig.diag.constraint_name if isinstance(error.orig, Error) else None
+    return JobError(Code.INTERNAL, f"the database refused: {constraint or type(error.orig).__name__}")
 
 
 def _unavailable() -> PlaceError:

@@ -73,6 +73,11 @@ class Decoder:
         self.close()
 
     @property
+    def closed(self) -> bool:
+        """Whether the child is gone and a new decoder is needed."""
+        return self._closed
+
+    @property
     def pid(self) -> int:
         """Of the child."""
         return self._process.pid

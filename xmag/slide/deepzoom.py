@@ -43,7 +43,7 @@ def dzi_tile(slide: Slide, level: int, column: int, row: int, tick: Tick) -> byt
     left, top = x / downsample, y / downsample
     size = pyramid.get_tile_dimensions(level, (column, row))
     box = (left, top, left + width, top + height)
-    return _jpeg(Image.fromarray(shrink(slide, source, box, size, "box", tick)))
+    return _jpeg(Image.fromarray(shrink(slide, source, box, size, "lanczos", tick)))
 
 
 def thumbnail(slide: Slide, max_px: int, tick: Tick) -> bytes:
@@ -51,7 +51,7 @@ def thumbnail(slide: Slide, max_px: int, tick: Tick) -> bytes:
     longer = max(slide.info.width, slide.info.height)
     ratio = min(max(max_px, 1), MAX_THUMBNAIL, longer) / longer
     size = (max(1, round(slide.info.width * ratio)), max(1, round(slide.info.height * ratio)))
-    return _jpeg(Image.fromarray(whole(slide, size, tick)))
+    return _jpeg(Image.fromarray(whole(slide, size, "lanczos", tick)))
 
 
 def _jpeg(image: Image.Image) -> bytes:

@@ -48,6 +48,8 @@ MAX_LEVELS = 64
 MAX_BLOCK = 4096
 """Side of the largest source block that is held in memory when a whole level is shrunk."""
 
+WHITE = (255, 255, 255)
+
 RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
     "bicubic": Image.Resampling.BICUBIC,
@@ -261,18 +263,25 @@ def _read(
     """Read a region as RGB on white, and where in the level it truly starts.
 
     OpenSlide takes level-0 coordinates and interpolates between pixels of the level, so the region starts at
-    a whole level-0 pixel, which is not always a whole pixel of the level.
+    a whole level-0 pixel, which is not always a whole pixel of the level. It truncates a negative start to
+    whole pixels, so that part is filled here.
     """
     downsample = slide.info.levels[level].downsample
-    x, y = round(left * downsample), round(top * downsample)
-    rgba = slide.handle.read_region((x, y), level, (width, height))
-    return on_white(rgba), x / downsample, y / downsample
+    pad_x, pad_y = max(0, -left), max(0, -top)
+    x, y = round((left + pad_x) * downsample), round((top + pad_y) * downsample)
+    inside = (max(1, width - pad_x), max(1, height - pad_y))
+    image = on_white(slide.handle.read_region((x, y), level, inside))
+    if pad_x or pad_y:
+        canvas = Image.new("RGB", (width, height), WHITE)
+        canvas.paste(image, (pad_x, pad_y))
+        image = canvas
+    return image, x / downsample - pad_x, y / downsample - pad_y
 
 
 def on_white(rgba: Image.Image) -> Image.Image:
     """RGB of an RGBA image over white."""
     if rgba.getchannel("A").getextrema() == (255, 255):
         return rgba.convert("RGB")
-    white = Image.new("RGB", rgba.size, (255, 255, 255))
+    white = Image.new("RGB", rgba.size, WHITE)
     white.paste(rgba, mask=rgba.getchannel("A"))
     return white

@@ -56,15 +56,15 @@ def overview(slide: Slide, mpp: MppXY, spec: TissueSpec, tick: Tick) -> NDArray[
     height = max(1, round(slide.info.height * mpp.y / spec.mpp))
     if width * height > MAX_MASK_PIXELS:
         raise SlideError(Code.SLIDE_TOO_LARGE, "the slide is larger than any glass slide: check its mpp")
-    return whole(slide, (width, height), tick)
+    return whole(slide, (width, height), "box", tick)
 
 
-def whole(slide: Slide, size: tuple[int, int], tick: Tick) -> NDArray[np.uint8]:
-    """(h, w, 3), the whole slide area-averaged to ``size`` (w, h)."""
+def whole(slide: Slide, size: tuple[int, int], resampling: str, tick: Tick) -> NDArray[np.uint8]:
+    """(h, w, 3), the whole slide resampled to ``size`` (w, h)."""
     level = slide.level_for(min(slide.info.width / size[0], slide.info.height / size[1]))
     scale = slide.scale(level)
     box = (0.0, 0.0, slide.info.width / scale[0], slide.info.height / scale[1])
-    return shrink(slide, level, box, size, "box", tick)
+    return shrink(slide, level, box, size, resampling, tick)
 
 
 def read_tiles(

@@ -150,3 +150,27 @@ def make_head(hospital: Hospital) -> Callable[..., str]:
         return hospital.promote(hospital.register(head(task, m.digest(encoder()), name)))
 
     return make
+
+
+@pytest.fixture
+def answer() -> Callable[[attempts.Claim], NewResult]:
+    """Makes the result of a claim."""
+    return result_of
+
+
+@pytest.fixture
+def at() -> Callable[[Engine], Hospital]:
+    """Opens a hospital on a database of the test's own making."""
+    return Hospital
+
+
+@pytest.fixture
+def orphan(hospital: Hospital) -> str:
+    """A registered head whose encoder is not."""
+    return hospital.register(head("nsclc", "f" * 64, "orphan"))
+
+
+@pytest.fixture
+def manifest() -> m.EncoderManifest:
+    """An encoder's manifest."""
+    return encoder("other")

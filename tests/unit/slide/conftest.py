@@ -1,4 +1,4 @@
-"""Small slides written on the spot, and a decoder that is closed after the test."""
+"""Small slides written on the spot, and a decoder process."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -49,7 +49,8 @@ def write(tmp_path: Path) -> WriteSlide:
         with tifffile.TiffWriter(tmp_path / name) as file:
             for downsample in levels:
                 size = (width // downsample, height // downsample)
-                level = rgb if downsample == 1 else cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+                whole = rgb[: size[1] * downsample, : size[0] * downsample]
+                level = rgb if downsample == 1 else cv2.resize(whole, size, interpolation=cv2.INTER_AREA)
                 file.write(
                     level,
                     tile=(256, 256),
@@ -66,7 +67,17 @@ def write(tmp_path: Path) -> WriteSlide:
     return write_slide
 
 
+@pytest.fixture(scope="session")
+def decoders() -> Iterator[list[Decoder]]:
+    running: list[Decoder] = []
+    yield running
+    for each in running:
+        each.close()
+
+
 @pytest.fixture
-def decoder() -> Iterator[Decoder]:
-    with Decoder(Decode()) as running:
-        yield running
+def decoder(decoders: list[Decoder]) -> Decoder:
+    """The same child for many tests, a new one after a test that ended it."""
+    if not decoders or decoders[-1].closed:
+        decoders.append(Decoder(Decode()))
+    return decoders[-1]

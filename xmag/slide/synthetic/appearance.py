@@ -60,9 +60,14 @@ def optical_density(site: Site, rng: np.random.Generator) -> NDArray[np.float32]
     return np.asarray((stains * section[:, None]).T * site.gamma / SCALE, dtype=np.float32)
 
 
-def develop(sheet: NDArray[np.uint8], mpp: float, site: Site, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Concentrations (h, w, 3) to RGB (h, w, 3); works in strips to bound memory."""
-    density = optical_density(site, rng)
+def develop(
+    sheet: NDArray[np.uint8],
+    mpp: float,
+    site: Site,
+    density: NDArray[np.float32],
+    rng: np.random.Generator,
+) -> NDArray[np.uint8]:
+    """Concentrations (h, w, 3) to RGB (h, w, 3); works in strips to bound memory. ``rng`` makes the noise."""
     light = np.asarray(site.glass) ** site.gamma * 255.0
     if site.blur_um / mpp > 0.25:
         sheet = np.asarray(cv2.GaussianBlur(sheet, (0, 0), site.blur_um / mpp), dtype=np.uint8)

@@ -42,9 +42,10 @@ def draw(scene: Scene) -> None:
         nucleolus=0.05 + 0.8 * grade,
     )
     spacing = nuclei.radius * 1.15 + 6.0
-    nests = scene.lattice(92, Region.BREAST_SOLID, jitter=0.22)
-    for nest in wobbly(rng, nests, rng.uniform(30, 52, len(nests)), 0.26):
-        scene.canvas.fill(nest[None], (0.18, 0.46, 0.0))
+    centre = scene.lattice(92, Region.BREAST_SOLID, jitter=0.22)
+    nests = wobbly(rng, centre, rng.uniform(30, 52, len(centre)), 0.26)
+    scene.canvas.fill(nests, (0.18, 0.46, 0.0))
+    for nest in nests:
         draw_nuclei(scene, packed(rng, nest, spacing), nuclei)
     tubules = scene.lattice(60, Region.BREAST_TUBULES, jitter=0.22)
     gland = Gland(0.45, 0.14, 0.14, (0.16, 0.44, 0.0), ((0.76, spacing, nuclei),))

@@ -51,10 +51,11 @@ def _adenocarcinoma(scene: Scene) -> None:
 
 
 def _squamous(scene: Scene) -> None:
-    """Solid nests of large pink cells with pale borders between them; pearls in some, necrosis in few."""
+    """Solid nests of large pink cells with pale borders between them; keratin pearls in some."""
     rng = scene.rng
     centre = scene.lattice(150, Region.LUSC, jitter=0.2)
-    nests = wobbly(rng, centre, rng.uniform(56, 88, len(centre)), 0.26)
+    nests = wobbly(rng, centre, rng.uniform(54, 82, len(centre)), 0.26)
+    scene.canvas.fill(nests, (0.12, 0.40, 0.0))
     pearls = rng.random(len(nests)) < rng.uniform(0.3, 0.8)
     for nest, pearl in zip(nests, pearls, strict=True):
         _nest(scene, nest)
@@ -63,9 +64,8 @@ def _squamous(scene: Scene) -> None:
 
 
 def _nest(scene: Scene, nest: Floats) -> None:
-    """One solid nest: basal cells outside, bridged cells inside, some of them keratinised."""
+    """Bridged cells of one solid nest, some of them keratinised."""
     rng, canvas = scene.rng, scene.canvas
-    canvas.fill(nest[None], (0.10, 0.30, 0.0))
     cells = packed(rng, nest, 15.5)
     size = rng.uniform(6.8, 8.0, len(cells))
     paint = np.where(rng.random((len(cells), 1)) < 0.07, np.array(_KERATIN), np.array((0.20, 0.62, 0.08)))

@@ -58,8 +58,9 @@ def _single_cells(scene: Scene, centre: Floats) -> None:
 def _cribriform(scene: Scene, centre: Floats) -> None:
     """Pattern 4: large fused sheets, punched with round holes."""
     rng, canvas = scene.rng, scene.canvas
-    for sheet in wobbly(rng, centre, rng.uniform(50, 74, len(centre)), 0.17):
-        canvas.fill(sheet[None], (0.24, 0.58, 0.0))
+    sheets = wobbly(rng, centre, rng.uniform(50, 74, len(centre)), 0.17)
+    canvas.fill(sheets, (0.24, 0.58, 0.0))
+    for sheet in sheets:
         holes = packed(rng, sheet, 27.0, 0.78)
         size = rng.uniform(4.5, 9.5, len(holes))
         nuclei = packed(rng, sheet, 10.8)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from xmag.manifest import Task
 from xmag.slide.synthetic import breast, kidney, lung, prostate
-from xmag.slide.synthetic.appearance import SITES, develop
+from xmag.slide.synthetic.appearance import SITES, develop, optical_density
 from xmag.slide.synthetic.canvas import Canvas
 from xmag.slide.synthetic.recipe import Recipe
 from xmag.slide.synthetic.scene import Region, Scene, coverage, outline, region_map
@@ -95,8 +95,10 @@ def _field(
     sheet = _section(scene)
     if finer > 1:
         sheet = np.asarray(cv2.resize(sheet, shape[::-1], interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    light = np.random.default_rng([recipe.seed, recipe.site, *place])
-    rgb = develop(sheet, recipe.mpp, SITES[recipe.site], light)
+    site = SITES[recipe.site]
+    density = optical_density(site, np.random.default_rng([recipe.seed, recipe.site]))
+    noise = np.random.default_rng([recipe.seed, recipe.site, *place])
+    rgb = develop(sheet, recipe.mpp, site, density, noise)
     return rgb, region_map(scene.regions, shape)
 
 
