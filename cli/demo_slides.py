@@ -1,4 +1,4 @@
-"""The slides that `xmag demo` shows: every label of every task, larger than the training slides, seeds unseen."""
+"""The slides that `xmag demo` shows: every label of every task, with seeds that training never sees."""
 
 import os
 from dataclasses import dataclass
@@ -35,9 +35,7 @@ def shown(folder: Path, tasks: tuple[Task, ...], per_label: int, side_um: float)
         for label in TASK_LABELS[task]
         for number in range(1, per_label + 1)
     ]
-    return [
-        _shown(folder / f"demo-{generator()}", *case, place, side_um) for place, case in enumerate(cases)
-    ]
+    return [_shown(folder / f"demo-{generator()}", *case, place, side_um) for place, case in enumerate(cases)]
 
 
 def make(slides: list[Shown], report: Report) -> None:

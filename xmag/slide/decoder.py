@@ -57,8 +57,14 @@ class Decoder:
         self._limits = limits
         self._streaming = False
         self._channel, theirs = socket.socketpair()
-        with theirs:
-            self._process = _spawn(theirs.fileno(), limits)
+        try:
+            with theirs:
+                self._process = _spawn(theirs.fileno(), limits)
+        except OSError:
+            self._channel.close()
+            raise SlideError(
+                Code.DECODE_CRASH, "no decoder process could start: check the memory and process limits"
+            ) from None
         self._closed = False
         self._channel.settimeout(max(limits.timeout_seconds, START_SECONDS))
         self._reply(ignore)

@@ -43,7 +43,7 @@ def dzi_tile(slide: Slide, level: int, column: int, row: int, tick: Tick) -> byt
     left, top = x / downsample, y / downsample
     size = pyramid.get_tile_dimensions(level, (column, row))
     box = (left, top, left + width, top + height)
-    return _jpeg(Image.fromarray(shrink(slide, source, box, size, "lanczos", tick)))
+    return _jpeg(Image.fromarray(shrink(slide, source, box, size, "box", tick)))
 
 
 def thumbnail(slide: Slide, max_px: int, tick: Tick) -> bytes:

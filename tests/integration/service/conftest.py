@@ -1,9 +1,11 @@
 """A gateway on a real database, with keys, releases, a root with a slide-like file, and a worker's hand."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy import Engine
-from starlette.testclient import TestClient
 
 from service.app import create_app
 from xmag.config import Decode, Settings, Uploads
@@ -28,6 +29,11 @@ from xmag.slide.grid import TileGrid
 from xmag.slide.info import LevelInfo, SlideInfo
 from xmag.store import put_overlay
 from xmag.units import Level0Px, Mpp, MppXY
+
+with warnings.catch_warnings():
+    # a service-only install has httpx and not the httpx2 that starlette prefers; both do
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient
 
 SCOPES = ("submit", "read", "releases", "admin")
 
@@ -142,8 +148,6 @@ WEIGHTS, SELF_TEST = b"weights", b"self test"
 
 
 def _base(name: str, version: str) -> dict[str, Any]:
-    from hashlib import sha256
-
     return {
         "name": name,
         "created": datetime(2026, 1, 1, tzinfo=UTC),

@@ -11,11 +11,10 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 from sqlalchemy import text
-from starlette.testclient import TestClient
 
 from service import upload_files
 from service.app import create_app
-from tests.integration.service.conftest import House
+from tests.integration.service.conftest import House, TestClient
 from xmag.config import Uploads
 from xmag.db import uploads
 from xmag.db.session import transaction
