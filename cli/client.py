@@ -102,7 +102,8 @@ class Client:
             if failures == TRIES or (reply is not None and not _passing(reply)):
                 raise _refusal(reply)
             time.sleep(min(5.0, 0.2 * 2**failures))
-            offset = self._offset(location) or 0
+            kept = self._offset(location) or 0
+            offset, failures = kept, 0 if kept > offset else failures
 
     def _offset(self, location: str) -> int | None:
         """Acknowledged bytes, None when the service does not know the upload."""

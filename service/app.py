@@ -16,7 +16,7 @@ from service.gateway import Gateway
 from service.places import check_roots
 from service.routes import health, jobs, releases, results, slides, uploads
 from xmag.config import Settings
-from xmag.errors import XmagError
+from xmag.errors import Code, XmagError
 
 TITLE = "XMAG service"
 DESCRIPTION = """Reads whole-slide images and returns predictions with heatmaps.
@@ -78,6 +78,8 @@ def _secure(operation: dict[str, Any]) -> None:
     """Name the key where one is needed, and let problems stand for the framework's own 422."""
     if operation["x-scope"] != "open":
         operation["security"] = [{"key": []}]
+    if "requestBody" in operation:
+        operation["responses"] |= {"400": problems.example(Code.INVALID_REQUEST, 400, "Unreadable")}
     refused = operation["responses"].get("422", {}).get("content", {})
     if "application/json" in refused:
         del refused["application/json"]

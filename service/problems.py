@@ -109,18 +109,10 @@ def respond(
     errors: Sequence[Mapping[str, Any]] = (),
 ) -> Response:
     """The response for one problem; ``Retry-After`` comes from its table unless given."""
-    usual, title = STATUS[code]
-    problem = {
-        "type": f"urn:xmag:problem:{code.lower().replace('_', '-')}",
-        "title": title,
-        "status": status or usual,
-        "detail": detail,
-        "code": code,
-        "instance": f"urn:uuid:{request_id}",
-        "errors": list(errors),
-    }
+    status = status or STATUS[code][0]
+    content = {**body(code, detail, f"urn:uuid:{request_id}", status), "errors": list(errors)}
     retry = {"Retry-After": str(RETRY_AFTER[code])} if code in RETRY_AFTER else {}
-    return JSONResponse(problem, status or usual, {**retry, **(headers or {})}, MEDIA_TYPE)
+    return JSONResponse(content, status, {**retry, **(headers or {})}, MEDIA_TYPE)
 
 
 def request_id(request: Request) -> str:
@@ -169,30 +161,33 @@ def documented(*codes: Code) -> dict[int | str, dict[str, Any]]:
     grouped: dict[int | str, list[Code]] = {}
     for code in codes:
         grouped.setdefault(STATUS[code][0], []).append(code)
-    return {status: _documented(group) for status, group in grouped.items()}
-
-
-def _documented(codes: list[Code]) -> dict[str, Any]:
-    headers = {}
-    if any(code in RETRY_AFTER for code in codes):
-        headers["Retry-After"] = {"description": "seconds", "schema": {"type": "integer"}}
     return {
-        "description": "; ".join(f"{STATUS[code][1]} (`{code}`)" for code in codes),
-        "content": {
-            MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": _example(codes[0])}
-        },
-        **({"headers": headers} if headers else {}),
+        status: example(group[0], int(status), "; ".join(f"{STATUS[code][1]} (`{code}`)" for code in group))
+        for status, group in grouped.items()
     }
 
 
-def _example(code: Code) -> dict[str, Any]:
-    status, title = STATUS[code]
+def example(code: Code, status: int, description: str) -> dict[str, Any]:
+    """OpenAPI of one problem response."""
+    shown = body(code, "a sentence for people that says what to do next", INSTANCE, status)
+    schema = {"$ref": "#/components/schemas/Problem"}
+    found: dict[str, Any] = {
+        "description": description,
+        "content": {MEDIA_TYPE: {"schema": schema, "example": shown}},
+    }
+    if code in RETRY_AFTER:
+        found["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+    return found
+
+
+def body(code: Code, detail: str, instance: str, status: int) -> dict[str, Any]:
+    """The members of a problem document."""
     return {
         "type": f"urn:xmag:problem:{code.lower().replace('_', '-')}",
-        "title": title,
+        "title": STATUS[code][1],
         "status": status,
-        "detail": "a sentence for people that says what to do next",
+        "detail": detail,
         "code": code,
-        "instance": INSTANCE,
+        "instance": instance,
         "errors": [],
     }

@@ -21,7 +21,7 @@ from xmag.manifest import Frozen, PreprocessSpec, VitSpec
 from xmag.nn.preprocess import normalise
 from xmag.nn.vit import build_vit
 
-SMALL_VIT = VitSpec(embed_dim=128, depth=3, num_heads=2, mlp_ratio=2.0, init_values=1.0)
+SMALL_VIT = VitSpec(embed_dim=96, depth=3, num_heads=3, mlp_ratio=2.0, init_values=1.0)
 
 WHITEN_TILES = 128
 DAMPING = 0.1
@@ -35,9 +35,9 @@ class EncoderSpec(Frozen):
 
     architecture: VitSpec = SMALL_VIT
     preprocess: PreprocessSpec = PreprocessSpec()
-    epochs: int = 6
-    batch: int = 32
-    rate: float = 2e-3
+    epochs: int = 3
+    batch: int = 16
+    rate: float = 1.5e-3
     weight_decay: float = 0.05
     seed: int = 0
 

@@ -18,13 +18,17 @@ def augment(tiles: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def restain(tiles: Tensor) -> Tensor:
-    """Mix and scale the optical densities of each tile's channels; some tiles are blurred a little."""
-    count = len(tiles)
-    density = -torch.log((tiles.float() + 1.0) / 256.0)  # (B, S, S, 3)
-    mixing = torch.eye(3) + STAIN * torch.randn(count, 3, 3)
-    gain = torch.exp(STRENGTH * torch.randn(count, 1, 1, 1))
-    mixed = gain * torch.einsum("bhwc,bcd->bhwd", density, mixing)
-    light = torch.exp(-mixed.clamp(min=0.0)) * 256.0 - 1.0
-    blurred = avg_pool2d(light.movedim(-1, 1), 3, 1, 1, count_include_pad=False).movedim(1, -1)
-    chosen = (torch.rand(count, 1, 1, 1) < BLUR_SHARE).float() * torch.rand(count, 1, 1, 1)
-    return (light + chosen * (blurred - light)).clamp(0, 255).round().to(torch.uint8)
+    """Mix and scale the optical densities of each tile's channels; some batches are blurred a little."""
+    density = -torch.log((tiles.float() + 1.0) / 256.0).flatten(1, 2)  # (B, S * S, 3)
+    mixing = torch.eye(3) + STAIN * torch.randn(len(tiles), 3, 3)
+    gain = torch.exp(STRENGTH * torch.randn(len(tiles), 1, 1))
+    light = torch.exp(-(density @ (gain * mixing)).clamp(min=0.0)) * 256.0 - 1.0
+    if torch.rand(()) < BLUR_SHARE:
+        light = _blurred(light.view(tiles.shape), float(torch.rand(())))
+    return light.view(tiles.shape).clamp(0, 255).round().to(torch.uint8)
+
+
+def _blurred(light: Tensor, amount: float) -> Tensor:
+    """Towards the mean of 3 x 3 pixels, by ``amount`` of the way."""
+    mean = avg_pool2d(light.movedim(-1, 1), 3, 1, 1, count_include_pad=False).movedim(1, -1)
+    return light + amount * (mean - light)

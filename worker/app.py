@@ -48,35 +48,50 @@ def _app() -> Celery:
 def with_slots(settings: Settings) -> Celery:
     """The Celery app whose worker owns the slots: started before it connects, drained when it stops."""
     app = celery_app(settings, socket_seconds=BROKER_SECONDS)
-    running: list[Slots] = []
-
-    def set_up_logging(**_: Any) -> None:
-        log.configure()
-
-    def begin(**_: Any) -> None:
-        log.configure()
-        running.append(begin_slots(settings))
-
-    def drain(**_: Any) -> None:
-        for slots in running:
-            slots.drain()
-
-    def finish(**_: Any) -> None:
-        for slots in running:
-            end_slots(slots)
-
-    signals.setup_logging.connect(set_up_logging, weak=False)
-    signals.worker_init.connect(begin, weak=False)
-    signals.worker_shutting_down.connect(drain, weak=False)
-    signals.worker_shutdown.connect(finish, weak=False)
+    life = Life(settings)
+    signals.setup_logging.connect(life.log, weak=False)
+    signals.worker_init.connect(life.begin, weak=False)
+    signals.worker_shutting_down.connect(life.drain, weak=False)
+    signals.worker_shutdown.connect(life.end, weak=False)
 
     @app.task(name=TASK)  # type: ignore[untyped-decorator]
     def run_job(_job_id: str) -> None:
         """A bell: whoever is idle looks into the queue for the most urgent job, not necessarily this one."""
-        for slots in running:
-            slots.ring()
+        life.ring()
 
     return app
+
+
+class Life:
+    """Ties the slots to the signals of a Celery worker; they exist only in a worker that has begun."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._slots: Slots | None = None
+
+    def log(self, **_: Any) -> None:
+        """Instead of Celery's own logging."""
+        log.configure()
+
+    def begin(self, **_: Any) -> None:
+        """Before the broker is looked for."""
+        log.configure()
+        self._slots = begin_slots(self._settings)
+
+    def ring(self) -> None:
+        """Wake an idle slot."""
+        if self._slots:
+            self._slots.ring()
+
+    def drain(self, **_: Any) -> None:
+        """Called in a signal handler."""
+        if self._slots:
+            self._slots.drain()
+
+    def end(self, **_: Any) -> None:
+        """After the consumer has stopped."""
+        if self._slots:
+            end_slots(self._slots)
 
 
 def begin_slots(settings: Settings) -> Slots:

@@ -52,11 +52,12 @@ class Slots:
         self.draining.set()
 
     def join(self, seconds: float = STOP_SECONDS) -> bool:
-        """Wait for the threads after `drain`; False when one did not end in time."""
+        """Wait for the threads after `drain` and close the connections; False when one did not end in time."""
         self._bell.set()
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        self._place.database.dispose()
         return not any(thread.is_alive() for thread in self._threads)
 
     def alive(self) -> bool:

@@ -15,6 +15,7 @@ from xmag.db.uploads import UploadRow
 from xmag.errors import Code, RequestError
 
 VERSION = "1.0.0"
+BYTES = "application/offset+octet-stream"
 EXTENSIONS = "creation,checksum,termination,expiration"
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=GuardedRoute)
@@ -97,22 +98,27 @@ async def progress(gateway: OneGateway, caller: Caller, upload_id: UUID) -> Resp
     return Response(headers=_state(await current(gateway, upload_id, caller)))
 
 
+_SEND = scope(
+    "submit",
+    *STEP,
+    Code.UNSUPPORTED_MEDIA,
+    Code.OFFSET_MISMATCH,
+    Code.CHECKSUM_MISMATCH,
+    Code.LOCKED,
+    Code.TOO_LARGE,
+    Code.DISK_FULL,
+)
+_BYTES = {"required": True, "content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}
+
+
 @router.patch(
     "/{upload_id}",
     status_code=204,
     summary="Send bytes",
     response_class=Response,
     dependencies=[Tus],
-    **scope(
-        "submit",
-        *STEP,
-        Code.UNSUPPORTED_MEDIA,
-        Code.OFFSET_MISMATCH,
-        Code.CHECKSUM_MISMATCH,
-        Code.LOCKED,
-        Code.TOO_LARGE,
-        Code.DISK_FULL,
-    ),
+    responses=_SEND["responses"],
+    openapi_extra={**_SEND["openapi_extra"], "requestBody": _BYTES},
 )
 async def send(
     request: Request,
@@ -124,10 +130,8 @@ async def send(
     upload_checksum: Annotated[str | None, Header(max_length=128)] = None,
 ) -> Response:
     """The raw bytes from `Upload-Offset` on. The last ones are answered once the whole file is checked."""
-    if content_type != "application/offset+octet-stream":
-        raise RequestError(
-            Code.UNSUPPORTED_MEDIA, "send the bytes as `Content-Type: application/offset+octet-stream`"
-        )
+    if content_type != BYTES:
+        raise RequestError(Code.UNSUPPORTED_MEDIA, f"send the bytes as `Content-Type: {BYTES}`")
     row = await append(gateway, upload_id, int(upload_offset), request, upload_checksum, caller)
     return Response(status_code=204, headers=_state(row))
 

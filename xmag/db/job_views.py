@@ -116,9 +116,12 @@ def _filtered(query: Select[Job, Slide, str], chosen: Filter) -> Select[Job, Sli
         query = query.where(Job.created_at >= chosen.created_after)
     if chosen.created_before is not None:
         query = query.where(Job.created_at < chosen.created_before)
-    exact = {"state": Job.state, "accession": Case.accession}
-    given = {name: getattr(chosen, name) for name in exact if getattr(chosen, name) is not None}
-    return query.where(*(exact[name] == value for name, value in given.items()))
+    if chosen.accession is not None:
+        case = select(Case.id).where(Case.accession == chosen.accession).scalar_subquery()
+        query = query.where(Slide.case_id == case)
+    if chosen.state is not None:
+        query = query.where(Job.state == chosen.state)
+    return query
 
 
 def _views(session: Session, query: Select[Job, Slide, str]) -> list[JobView]:

@@ -67,8 +67,8 @@ def ping(session: Session) -> None:
 
 
 def now() -> ColumnElement[datetime]:
-    """The database's clock, read when the statement runs."""
-    return func.clock_timestamp(type_=TIMESTAMP(timezone=True))
+    """The database's clock when the statement arrives; stable within it, so that indexes on times serve."""
+    return func.statement_timestamp(type_=TIMESTAMP(timezone=True))
 
 
 def after(seconds: float) -> ColumnElement[datetime]:

@@ -191,6 +191,10 @@ def _positive(text: str | None) -> float | None:
 
 
 def _check_caps(info: SlideInfo, limits: Decode) -> None:
+    if any(not (1 <= each.width <= info.width and 1 <= each.height <= info.height) for each in info.levels):
+        raise SlideError(
+            Code.SLIDE_CORRUPT, "the slide's levels do not fit each other: scan or copy it again"
+        )
     if max(info.width, info.height) > limits.max_side or info.width * info.height > limits.max_pixels:
         raise SlideError(Code.SLIDE_TOO_LARGE, "the slide has more pixels than the service accepts")
     if len(info.levels) > MAX_LEVELS:

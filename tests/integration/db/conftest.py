@@ -159,7 +159,7 @@ def answer() -> Callable[[attempts.Claim], NewResult]:
 
 
 @pytest.fixture
-def at() -> Callable[[Engine], Hospital]:
+def at() -> Callable[..., Hospital]:
     """Opens a hospital on a database of the test's own making."""
     return Hospital
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
-    consumes,
     initialize,
     invariant,
     multiple,
@@ -21,11 +20,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from xmag.db import attempts, audit, jobs
+from xmag.config import Lease
+from xmag.db import attempts, audit, jobs, outbox
 from xmag.db.session import connect, transaction
 from xmag.db.tables import TERMINAL
 from xmag.errors import Code, RequestError
 
+LEASE = Lease(max_lost=2, backoff_seconds=0)
+PAST = "clock_timestamp() - interval '1 s'"
 RANK = {"stat": 0, "routine": 5, "batch": 9}
 BROKEN = {
     "I2 succeeded <=> one result of the last epoch": """
@@ -50,9 +52,6 @@ BROKEN = {
     "I12 one claim event for each epoch": """
         SELECT id FROM jobs j WHERE epoch <>
         (SELECT count(*) FROM audit WHERE object_id = j.id::text AND action = 'job.claimed')""",
-    "every queued job has a bell": """
-        SELECT id FROM jobs j WHERE state = 'queued' AND NOT EXISTS
-        (SELECT 1 FROM outbox o WHERE o.job_id = j.id AND sent_at IS NULL)""",
 }
 
 
@@ -68,14 +67,21 @@ class Model:
     cancel: bool = False
     expired: bool = False
     late: bool = False
+    rung: bool = False
 
-    def lose(self, most: int) -> str:
-        self.lost += 1
-        if self.cancel:
+    def end(self, how: str) -> None:
+        """What a call that holds the job makes of it."""
+        if how == "fail":
+            self.state = "failed"
+        elif self.cancel:
+            self.lost += how == "lose"
             self.state = "cancelled"
-        else:
-            self.state = "dead" if self.lost >= most else "queued"
-        return self.state
+        elif how == "succeed":
+            self.state = "succeeded"
+        elif how != "stop":
+            self.lost += how == "lose"
+            self.rung = False
+            self.state = "dead" if self.lost >= LEASE.max_lost else "queued"
 
 
 class Machine(RuleBasedStateMachine):
@@ -85,9 +91,10 @@ class Machine(RuleBasedStateMachine):
     claims = Bundle("claims")
     known = Bundle("known")
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, hospital: Any, result_of: Callable[[attempts.Claim], Any]) -> None:
         super().__init__()
-        self.hospital = make()
+        self.hospital = hospital
+        self.result_of = result_of
         self.models: dict[UUID, Model] = {}
         self.final: dict[UUID, str] = {}
         self.keys: dict[str, UUID] = {}
@@ -114,7 +121,7 @@ class Machine(RuleBasedStateMachine):
         slide_id = self.hospital.add()
         with transaction(self.hospital.engine) as session:
             new = jobs.NewJob(slide_id, ("nsclc", "rcc"), priority, "ann")
-            submitted = jobs.submit(session, new, given, self.hospital.lease)
+            submitted = jobs.submit(session, new, given, LEASE)
         assert submitted.created == (key not in self.keys)
         if not submitted.created:
             assert submitted.job_id == self.keys[key]
@@ -144,50 +151,29 @@ class Machine(RuleBasedStateMachine):
     def beat(self, claim: attempts.Claim) -> None:
         model = self.held(claim)
         with transaction(self.hospital.engine) as session:
-            beat = attempts.beat(session, claim, self.hospital.lease, "encode", 1, 2)
+            beat = attempts.beat(session, claim, LEASE, "encode", 1, 2)
         assert beat == attempts.Beat(model is not None, model is not None and model.cancel)
         if model:
             model.expired = False
 
-    @rule(claim=claims)
-    def succeed(self, claim: attempts.Claim) -> None:
+    @rule(claim=claims, how=st.sampled_from(["succeed", "succeed", "fail", "lose", "hand back", "stop"]))
+    def end(self, claim: attempts.Claim, how: str) -> None:
         model = self.held(claim)
-        assert self.hospital.finish(claim) == (model is not None and not model.cancel)
-        if model:
-            model.state = "cancelled" if model.cancel else "succeeded"
-
-    @rule(claim=claims)
-    def fail(self, claim: attempts.Claim) -> None:
-        model = self.held(claim)
+        ended = model is not None
         with transaction(self.hospital.engine) as session:
-            assert attempts.fail(session, claim, Code.NO_TISSUE, "none") == (model is not None)
-        if model:
-            model.state = "failed"
-
-    @rule(claim=claims)
-    def lose(self, claim: attempts.Claim) -> None:
-        model = self.held(claim)
-        with transaction(self.hospital.engine) as session:
-            lost = attempts.lost(session, claim, Code.DISK_FULL, "full", self.hospital.lease)
-        assert lost == (model is not None)
-        if model:
-            model.lose(self.hospital.lease.max_lost)
-
-    @rule(claim=consumes(claims))
-    def hand_back(self, claim: attempts.Claim) -> None:
-        model = self.held(claim)
-        with transaction(self.hospital.engine) as session:
-            assert attempts.hand_back(session, claim) == (model is not None)
-        if model:
-            model.state = "cancelled" if model.cancel else "queued"
-
-    @rule(claim=claims)
-    def stop(self, claim: attempts.Claim) -> None:
-        model = self.held(claim)
-        with transaction(self.hospital.engine) as session:
-            assert attempts.cancelled(session, claim) == (model is not None and model.cancel)
-        if model and model.cancel:
-            model.state = "cancelled"
+            if how == "succeed":
+                ended = ended and not model.cancel
+                assert attempts.succeed(session, claim, self.result_of(claim)) == ended
+            elif how == "fail":
+                assert attempts.fail(session, claim, Code.NO_TISSUE, "none") == ended
+            elif how == "lose":
+                assert attempts.lost(session, claim, Code.DISK_FULL, "full", LEASE) == ended
+            elif how == "hand back":
+                assert attempts.hand_back(session, claim) == ended
+            else:
+                assert attempts.cancelled(session, claim) == (ended and model.cancel)
+        if model is not None:
+            model.end(how)
 
     @rule(job_id=known)
     def cancel(self, job_id: UUID) -> None:
@@ -207,27 +193,26 @@ class Machine(RuleBasedStateMachine):
         model = self.models[job_id]
         if model.state not in TERMINAL:
             with pytest.raises(RequestError, match="CONFLICT"), transaction(self.hospital.engine) as session:
-                jobs.retry(session, job_id, "ann", self.hospital.lease)
+                jobs.retry(session, job_id, "ann", LEASE)
             return multiple()
         with transaction(self.hospital.engine) as session:
-            again = jobs.retry(session, job_id, "ann", self.hospital.lease)
+            again = jobs.retry(session, job_id, "ann", LEASE)
         return self.add(again, model.priority)
 
-    @rule(claim=claims)
-    def expire(self, claim: attempts.Claim) -> None:
-        model = self.models[claim.job_id]
+    @rule(claim=claims, swept=st.booleans())
+    def fall_silent(self, claim: attempts.Claim, swept: bool) -> None:
         self.hospital.sql(
-            "UPDATE jobs SET lease_until = clock_timestamp() - interval '1 s'"
-            " WHERE id = :id AND state = 'running'",
-            id=claim.job_id,
+            f"UPDATE jobs SET lease_until = {PAST} WHERE id = :id AND lease_until > {PAST}", id=claim.job_id
         )
-        model.expired = model.state == "running"
+        self.models[claim.job_id].expired = self.models[claim.job_id].state == "running"
+        if swept:
+            self.reap()
 
     @rule(job_id=known)
     @precondition(lambda self: any(model.state == "queued" for model in self.models.values()))
-    def pass_deadline(self, job_id: UUID) -> None:
+    def wait_too_long(self, job_id: UUID) -> None:
         self.hospital.sql(
-            "UPDATE jobs SET deadline_at = clock_timestamp() WHERE id = :id AND state = 'queued'", id=job_id
+            f"UPDATE jobs SET deadline_at = {PAST} WHERE id = :id AND state = 'queued'", id=job_id
         )
         self.models[job_id].late |= self.models[job_id].state == "queued"
 
@@ -236,14 +221,27 @@ class Machine(RuleBasedStateMachine):
         expected = {"queued": 0, "dead": 0, "cancelled": 0, "failed": 0}
         for model in self.models.values():
             if model.state == "running" and model.expired:
-                expected[model.lose(self.hospital.lease.max_lost)] += 1
+                model.end("lose")
+                expected[model.state] += 1
         for model in self.models.values():
             if model.state == "queued" and model.late:
                 model.state = "failed"
                 expected["failed"] += 1
         with transaction(self.hospital.engine) as session:
-            reaped = attempts.reap(session, self.hospital.lease)
+            reaped = attempts.reap(session, LEASE)
         assert reaped == attempts.Reaped(*expected.values())
+
+    @rule()
+    def ring(self) -> None:
+        with transaction(self.hospital.engine) as session:
+            bells = outbox.take_batch(session, 100)
+            outbox.mark_sent(session, [bell.id for bell in bells])
+        unheard = {
+            job_id for job_id, model in self.models.items() if model.state == "queued" and not model.rung
+        }
+        assert unheard <= {bell.job_id for bell in bells}
+        for job_id in unheard:
+            self.models[job_id].rung = True
 
     @invariant()
     def rows_are_as_the_model_says(self) -> None:
@@ -270,12 +268,12 @@ class Machine(RuleBasedStateMachine):
 
 
 def test_every_order_of_calls_keeps_the_invariants(
-    new_database: Callable[[], str], at: Callable[[Any], Any]
+    new_database: Callable[[], str], at: Callable[..., Any], answer: Callable[[attempts.Claim], Any]
 ) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: Machine(lambda: at(connect(new_database(), pool=2))),
+        lambda: Machine(at(connect(new_database(), pool=2), LEASE), answer),
         settings=settings(
-            max_examples=40,
+            max_examples=50,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

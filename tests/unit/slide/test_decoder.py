@@ -73,6 +73,12 @@ def test_a_header_that_aborts_openslide_costs_only_the_child(
     assert read_all(slide) > 0
 
 
+def test_levels_larger_than_the_slide_are_corrupt(decoder: Decoder, write, picture: Rgb) -> None:
+    broken = write("broken.tif", picture, (0.5, 0.5), (1, 4))
+    patched(broken.root / "broken.tif", {257: 100})  # level 1 is now taller than level 0
+    assert code_of(lambda: decoder.open(broken)) is Code.SLIDE_CORRUPT
+
+
 def outcome(decoders: list[Decoder], location: SlideLocation) -> str:
     if decoders[-1].closed:
         decoders.append(Decoder(Decode(timeout_seconds=20)))

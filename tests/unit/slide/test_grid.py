@@ -1,7 +1,7 @@
 """Geometry of the grid for any mask, any slide and any mpp."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ def shares_by_hand(mask: Mask, width: int, height: int, span: tuple[float, float
     return down @ mask @ across.T / (span[0] * span[1])
 
 
+@settings(deadline=None)
 @given(masks, sides, sides, mpps, specs)
 def test_every_tile_with_enough_tissue_is_kept_and_no_other(
     mask: Mask, width: int, height: int, mpp: MppXY, spec: TilingSpec
@@ -44,6 +45,7 @@ def test_every_tile_with_enough_tissue_is_kept_and_no_other(
     assert np.allclose(grid.tissue, by_hand[grid.cells[:, 1], grid.cells[:, 0]], atol=1e-6)
 
 
+@settings(deadline=None)
 @given(masks, sides, sides, mpps, specs)
 def test_the_full_grid_holds_all_tissue_once(
     mask: Mask, width: int, height: int, mpp: MppXY, spec: TilingSpec
@@ -55,6 +57,7 @@ def test_the_full_grid_holds_all_tissue_once(
     assert shares.shape == (grid.rows, grid.columns)
 
 
+@settings(deadline=None)
 @given(masks, sides, sides, mpps, specs)
 def test_every_pixel_of_the_mask_lies_in_exactly_one_cell(
     mask: Mask, width: int, height: int, mpp: MppXY, spec: TilingSpec
@@ -68,6 +71,7 @@ def test_every_pixel_of_the_mask_lies_in_exactly_one_cell(
         assert (inside.sum(axis=0) == 1).all()
 
 
+@settings(deadline=None)
 @given(masks, sides, sides, mpps, specs)
 def test_coordinates_round_trip_and_tiles_touch_exactly(
     mask: Mask, width: int, height: int, mpp: MppXY, spec: TilingSpec
@@ -85,6 +89,7 @@ def test_coordinates_round_trip_and_tiles_touch_exactly(
             assert corner[2] == right[0]
 
 
+@settings(deadline=None)
 @given(masks, sides, sides, mpps, specs)
 def test_order_is_row_major_and_cells_lie_on_the_slide(
     mask: Mask, width: int, height: int, mpp: MppXY, spec: TilingSpec
