@@ -37,7 +37,7 @@ def analyze(
     """Read SLIDE with the promoted heads of the data folder."""
     try:
         override = parse_mpp(mpp, mpp_reason)
-        document = analyze_file(slide, local.local_settings(data), tasks, digests, override, not as_json)
+        document = analyze_file(slide, local.local_settings(data), tasks, digests, override)
     except XmagError as error:
         if not as_json:
             raise
@@ -52,7 +52,6 @@ def analyze_file(
     tasks: str,
     digests: tuple[str, ...] = (),
     mpp: MppOverride | None = None,
-    show_progress: bool = False,
 ) -> dict[str, Any]:
     """The document of one slide anywhere on this machine; raises XmagError."""
     from xmag.analyze import Progress, Request, to_json
@@ -60,7 +59,7 @@ def analyze_file(
     from xmag.nn.runtime import Engine
 
     def report(progress: Progress) -> None:
-        if show_progress:
+        if sys.stderr.isatty():
             click.echo(f"\r{progress.stage:<7} {progress.done}/{progress.total}   ", nl=False, err=True)
 
     heads = _heads(settings, tasks, digests)

@@ -1,6 +1,8 @@
 """`xmag demo`: the real service once, from nothing to heatmaps, on synthetic slides."""
 
 import json
+import signal
+import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -66,9 +68,8 @@ class Steps:
     def __call__(self, step: str, done: int = 0, total: int = 0) -> None:
         """Speak when a step begins and ends, and now and then between."""
         now = time.monotonic()
-        if step == self._step and done < total and now - self._spoke < SPEAK_SECONDS:
-            return
-        if step == self._step and done == total and total == 0:
+        soon = now - self._spoke < SPEAK_SECONDS
+        if step == self._step and (total == 0 or (done < total and soon)):
             return
         self._step, self._spoke = step, now
         count = f"  {done}/{total}" if total else ""
@@ -89,6 +90,7 @@ class Steps:
 @data_option
 def demo(per_label: int, side: float, tasks: tuple[Task, ...], port: int, data: Path | None) -> None:
     """Train demo weights, start the service, submit slides over REST, and show what it says of them."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     folder, say = (data or load_settings().data).absolute(), Steps()
     slides = shown(folder / "slides", tasks or get_args(Task), per_label, side)
     heads = build_demo_releases(folder, signing_key(folder), say)

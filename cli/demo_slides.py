@@ -6,6 +6,7 @@ from pathlib import Path
 
 from training.cohort import SHOWN_SEED, Report, in_processes
 from training.demo import generator
+from xmag.files import disk_guard
 from xmag.manifest import TASK_LABELS, Task
 from xmag.slide.synthetic.recipe import Recipe
 from xmag.slide.synthetic.write import write_slide
@@ -54,5 +55,6 @@ def _shown(folder: Path, task: Task, label: str, number: int, place: int, side_u
 def _write(slide: Shown) -> None:
     slide.path.parent.mkdir(parents=True, exist_ok=True)
     half = slide.path.with_name(f".{os.getpid()}-{slide.name}")
-    write_slide(half, slide.recipe)
+    with disk_guard():
+        write_slide(half, slide.recipe)
     half.replace(slide.path)

@@ -171,8 +171,8 @@ def _start_again(name: str, running: Stack, servers: embedded.Servers, reporter:
     before = (servers.database_url, servers.redis_url)
     try:
         running.units[name].start()
-    except PlaceError as error:
-        reporter(error.detail)
+    except (PlaceError, OSError) as error:
+        reporter(f"{name} could not be started: {error}")
     if (servers.database_url, servers.redis_url) != before:
         for program in PROGRAMS:
             running.units[program].stop()

@@ -109,7 +109,7 @@ def _slide(session: Session, request: JobRequest, place: Place | None, principal
     assert place is not None
     sha256 = None
     if isinstance(slide, SlideByUpload):
-        sha256 = _stored(session, slide.upload, principal)
+        sha256 = _stored(session, slide.upload, place.fingerprint.size, principal)
     source: slides.Source = "upload" if isinstance(slide, SlideByUpload) else "path"
     new = NewSlide(place.root, place.relative, place.fingerprint, source, sha256, **tags)
     return slides.add(session, new)
@@ -125,11 +125,11 @@ def _known_slide(session: Session, slide_id: UUID, tags: dict[slides.Tag, str | 
     )
 
 
-def _stored(session: Session, upload_id: UUID, principal: Principal) -> str | None:
-    """The digest of a finished upload of the caller's."""
+def _stored(session: Session, upload_id: UUID, seen: int, principal: Principal) -> str | None:
+    """The digest of the caller's stored upload; its file had ``seen`` bytes when it was looked at."""
     row = owned(session, upload_id, principal)
     if row is None:
         raise SlideError(Code.SLIDE_NOT_FOUND, NO_UPLOAD)
-    if row.state != "stored":
+    if row.state != "stored" or row.size != seen:
         raise RequestError(Code.CONFLICT, "the upload is not complete: send the bytes that are missing")
     return row.sha256

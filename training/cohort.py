@@ -3,8 +3,10 @@
 import hashlib
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -13,7 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from xmag.files import write_atomic
+from xmag.errors import Code, PlaceError
+from xmag.files import disk_guard, write_atomic
 from xmag.manifest import TASK_LABELS, Frozen, Task
 from xmag.slide.synthetic.recipe import Recipe, Size, cohort, odx_traits
 from xmag.slide.synthetic.render import render
@@ -42,8 +45,8 @@ KINDS = len(Region) + len(GRADES) * 2
 """Kinds of tissue that a patch can be of; 0 is glass."""
 
 
-TRAIN: dict[Task, int] = {"nsclc": 50, "rcc": 60, "isup": 120, "odx": 110}
-TEST: dict[Task, int] = {"nsclc": 60, "rcc": 60, "isup": 60, "odx": 80}
+TRAIN: dict[Task, int] = {"nsclc": 30, "rcc": 36, "isup": 120, "odx": 110}
+TEST: dict[Task, int] = {"nsclc": 40, "rcc": 42, "isup": 60, "odx": 80}
 
 
 class CohortSpec(Frozen):
@@ -99,13 +102,25 @@ def make(folder: Path, wanted: Sequence[Recipe], report: Report) -> list[Member]
 
 
 def in_processes(work: Callable[[T], None], items: Sequence[T], report: Report) -> None:
-    """Do ``work`` on each item in as many fresh processes as there are processors."""
+    """Do ``work`` on each item in as many fresh processes as there are processors.
+
+    Raises what ``work`` raises, and PlaceError SETUP when a process was killed.
+    """
     report(0, len(items))
     if items:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(cores(), len(items)), context) as pool:
+        with _broken_guard(), ProcessPoolExecutor(min(cores(), len(items)), context) as pool:
             for done, _ in enumerate(pool.map(work, items), 1):
                 report(done, len(items))
+
+
+@contextmanager
+def _broken_guard() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        reason = "a process that draws slides was ended, likely for want of memory: free some, then run again"
+        raise PlaceError(Code.SETUP, reason) from None
 
 
 def file_name(recipe: Recipe) -> str:
@@ -141,5 +156,6 @@ def _write(member: Member) -> None:
     write_atomic(member.kinds_path, png.tobytes())
     half = member.path.with_name(f".{member.path.stem}.{os.getpid()}{member.path.suffix}")
     write = write_svs if member.path.suffix == ".svs" else write_tiff
-    write(half, rendered.rgb, member.recipe.mpp, levels=(1, 4))
+    with disk_guard():
+        write(half, rendered.rgb, member.recipe.mpp, levels=(1, 4))
     half.replace(member.path)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,11 +64,12 @@ def build_demo_releases(
 ) -> dict[Task, str]:
     """Task -> digest of the demo head in ``data/releases``; trained only when spec or code have changed."""
     spec = spec or DemoSpec()
-    record = data / "demo" / "weights.json"
+    made_of = content_key(spec)
     heads = known_releases(data, public_key_text(key), spec)
     if not heads:
         heads = _Build(data, key, report, spec).run()
-        write_atomic(record, json.dumps({"key": content_key(spec), "heads": heads}, indent=1).encode())
+        record = json.dumps({"key": made_of, "heads": heads}, indent=1)
+        write_atomic(data / "demo" / "weights.json", record.encode())
     return heads
 
 
@@ -143,7 +145,8 @@ class _Build:
         kinds = np.concatenate([patch_kinds(one, each.grid) for one, each in zip(train, cuts, strict=True)])
         step = _step(self.report, "training the encoder")
         vit = train_encoder(tiles, kinds, cohort.KINDS, self.spec.encoder, step)
-        facts = {"slides": len(train), "tiles": len(tiles), **self.spec.model_dump(mode="json")}
+        facts: dict[str, Any] = {"slides": len(train), "tiles": len(tiles), "generator": generator()}
+        facts |= self.spec.model_dump(mode="json")
         encoder = self.spec.encoder
         return self.publisher.encoder(vit, encoder.architecture, encoder.preprocess, self.spec.tiling, facts)
 
@@ -162,7 +165,8 @@ class _Build:
         head = mil.train(bags, targets, classes, self.spec.mil)
         unseen, truth = fresh.of(task)
         measured = measure(truth, mil.probabilities(head, unseen), self.spec.bootstrap)
-        facts = {"slides": len(bags), **self.spec.model_dump(mode="json", exclude={"encoder"})}
+        facts: dict[str, Any] = {"slides": len(bags), "generator": generator()}
+        facts |= self.spec.model_dump(mode="json", exclude={"encoder"})
         architecture = mil.architecture(bags[0].shape[1], classes, self.spec.mil)
         self.report(f"training the head for {task}", 1, 1)
         return self.publisher.head(head, task, encoder, architecture, facts, measured)

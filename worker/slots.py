@@ -52,7 +52,7 @@ class Slots:
         self.draining.set()
 
     def join(self, seconds: float = STOP_SECONDS) -> bool:
-        """Wait for the threads after `drain` and close the connections; False when one did not end in time."""
+        """Wait for the threads after `drain`, close the connections; False if one did not end in time."""
         self._bell.set()
         deadline = time.monotonic() + seconds
         for thread in self._threads:

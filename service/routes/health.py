@@ -1,12 +1,10 @@
 """Is it alive, can it take work, and its numbers. Open to all; no patient data."""
 
 import os
-from collections.abc import Callable
 
 from anyio import move_on_after
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
-from sqlalchemy.orm import Session
 
 from service.guard import GuardedRoute, OneGateway
 from service.metrics import CONTENT_TYPE
@@ -14,7 +12,6 @@ from service.schemas import Check, Readiness
 from service.upload_files import free_bytes
 from xmag.config import Settings
 from xmag.db import jobs, releases
-from xmag.db.session import ping
 from xmag.db.tables import PRIORITIES, STATES
 from xmag.errors import PlaceError
 
@@ -39,8 +36,7 @@ async def alive() -> dict[str, str]:
 async def ready(gateway: OneGateway) -> Response:
     """200 when every required check holds, else 503. Redis is not among them: submits never need it."""
     checks = {
-        "database": await _check(gateway, ping),
-        "releases": await _check(gateway, _serving),
+        **await _database(gateway),
         "disk": await gateway.file(_disk, gateway.settings),
         "slide_roots": await gateway.file(_roots, gateway.settings),
     }
@@ -72,18 +68,16 @@ async def _counts(gateway: OneGateway) -> dict[tuple[str, str], int] | None:
         return None
 
 
-async def _check(gateway: OneGateway, work: Callable[[Session], object]) -> Check:
+async def _database(gateway: OneGateway) -> dict[str, Check]:
     try:
-        found = await gateway.database(work)
+        serving = len(await gateway.database(releases.active))
     except PlaceError as error:
-        return Check(ok=False, required=True, detail=error.detail)
-    if found == 0:
-        return Check(ok=False, required=False, detail="no release serves a task: promote one")
-    return Check(ok=True, required=True, detail="ok")
-
-
-def _serving(session: Session) -> int:
-    return len(releases.active(session))
+        return {"database": Check(ok=False, required=True, detail=error.detail)}
+    detail = f"{serving} tasks are served" if serving else "no release serves a task: promote one"
+    return {
+        "database": Check(ok=True, required=True, detail="ok"),
+        "releases": Check(ok=serving > 0, required=False, detail=detail),
+    }
 
 
 def _disk(settings: Settings) -> Check:

@@ -5,7 +5,11 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
+
 from tests.acceptance.conftest import QUICK, encoding, service
+from tests.unit.slide.test_decoder import patched
+from xmag.slide.synthetic.write import write_tiff
 
 
 def kill(xmag, name: str, number: int = signal.SIGKILL) -> int:
@@ -84,6 +88,20 @@ def test_a_decoder_killed_midway_costs_its_own_job_only(xmag):
     assert (failed["state"], failed["error"]["code"]) == ("failed", "DECODE_CRASH")
     assert fine["state"] == "succeeded"
     assert (failed["attempts"], fine["attempts"]) == (1, 1)
+
+
+def test_a_slide_that_aborts_the_reader_costs_its_own_job_only(xmag):
+    path = xmag.data / "slides" / "aborts.tif"
+    rgb = np.full((512, 512, 3), 200, np.uint8)
+    write_tiff(path, rgb, 0.5, levels=(1,))
+    patched(path, {322: 0x40000, 323: 0x40000})  # a tile of 256 GiB
+    bad = [xmag.submit("nsclc", path.name) for _ in range(2)]
+    good = xmag.submit("nsclc")
+    pid = xmag.stack.pids()["worker"]
+    *failed, fine = xmag.ended(*bad, good)
+    assert [(job["state"], job["error"]["code"]) for job in failed] == [("failed", "DECODE_CRASH")] * 2
+    assert fine["state"] == "succeeded"
+    assert xmag.stack.pids()["worker"] == pid
 
 
 def test_cancel_ends_a_running_job(xmag):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -21,7 +23,15 @@ def numbers(document: dict) -> list[tuple]:
     ]
 
 
-def test_rest_and_command_line_give_the_same_numbers(xmag, monkeypatch):
+def without_store(data: Path, copy: Path) -> Path:
+    """The same releases in a data folder that holds no embeddings yet."""
+    shutil.copytree(data / "releases", copy / "releases")
+    for name in ("active.json", "signing.key"):
+        shutil.copy(data / name, copy)
+    return copy
+
+
+def test_rest_and_command_line_give_the_same_numbers(xmag, monkeypatch, tmp_path):
     name = xmag.slide()
     body = {"slide": {"root": "slides", "path": name}, "tasks": ["nsclc", "rcc"], "priority": "stat"}
     job = xmag.client.submit(body, "same-numbers")
@@ -30,8 +40,10 @@ def test_rest_and_command_line_give_the_same_numbers(xmag, monkeypatch):
     assert (ended["state"], ended["error"], ended["attempts"]) == ("succeeded", None, 1)
     result = xmag.client.result(job["id"])
     monkeypatch.setenv("XMAG_WORKER__BATCH", "2")
-    code, document = analyze(str(xmag.data / "slides" / name), "--data", str(xmag.data))
+    fresh = without_store(xmag.data, tmp_path)
+    code, document = analyze(str(xmag.data / "slides" / name), "--data", str(fresh))
     assert code == 0
+    assert not any(one["embeddings_reused"] for one in document["provenance"]["encoders"])
     assert document["tiles"] == result["tiles"] > 4
     assert document["slide"] == result["slide"]
     assert numbers(document) == numbers(result)

@@ -5,6 +5,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import product
 from typing import Any
@@ -181,6 +182,10 @@ def test_health_readiness_and_numbers(house: House) -> None:
     assert str(house.slides) not in unready.text
 
 
+PATIENCE = 10.0
+"""Seconds: far above the gateway's own limit, for a crowded machine; far below a hanging server."""
+
+
 def away(settings: Settings, port: int) -> Settings:
     url = make_url(settings.database_url.get_secret_value()).set(port=port)
     secret = SecretStr(url.render_as_string(hide_password=False))
@@ -205,18 +210,22 @@ def down(request: pytest.FixtureRequest, steady: House) -> Iterator[TestClient]:
 def test_without_the_database_every_route_is_503_in_time(steady: House, down: TestClient) -> None:
     kind = {"Content-Type": "application/json"}
     body = b'{"slide":{"root":"slides","path":"a.svs"},"tasks":["nsclc"]}'
-    slow = {}
-    for method, path in sorted(set(NEEDED) - {("GET", "/healthz"), ("OPTIONS", "/v1/uploads")}):
+    routes = sorted(set(NEEDED) - {("GET", "/healthz"), ("OPTIONS", "/v1/uploads")})
+
+    def ask(route: tuple[str, str]) -> tuple[Any, float]:
         started = time.monotonic()
-        headers = {**steady.auth(), **TUS, **(kind if method == "POST" else {})}
-        answer = down.request(method, address(path), content=body, headers=headers)
-        slow[path] = time.monotonic() - started
-        if path == "/metrics":
-            assert "xmag_database_up 0.0" in answer.text
-        else:
-            assert (answer.status_code, int(answer.headers["retry-after"]) > 0) == (503, True), path
+        headers = {**steady.auth(), **TUS, **(kind if route[0] == "POST" else {})}
+        answer = down.request(route[0], address(route[1]), content=body, headers=headers)
+        return answer, time.monotonic() - started
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = dict(zip(routes, pool.map(ask, routes), strict=True))
+    metrics, _ = answers.pop(("GET", "/metrics"))
+    assert "xmag_database_up 0.0" in metrics.text
+    for route, (answer, seconds) in answers.items():
+        assert (answer.status_code, int(answer.headers["retry-after"]) > 0) == (503, True), route
+        assert seconds < PATIENCE, route
     assert down.get("/healthz").status_code == 200
-    assert max(slow.values()) < 5
 
 
 def test_it_recovers_by_itself(house: House) -> None:

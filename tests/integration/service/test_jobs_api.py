@@ -258,3 +258,10 @@ def test_a_stream_lives_only_so_long(house: House, monkeypatch: pytest.MonkeyPat
     answer = house.client.get(f"/v1/jobs/{job['id']}/events", headers=house.auth())
     assert [name for name, _ in events(answer.text)] == ["progress"]
     assert ": keep-alive" in answer.text
+
+
+def test_streams_are_capped(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.events.MAX_STREAMS", 0)
+    job = house.submit().json()
+    answer = house.client.get(f"/v1/jobs/{job['id']}/events", headers=house.auth())
+    problem(answer, 429, "TOO_MANY")
