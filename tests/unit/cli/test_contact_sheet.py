@@ -31,7 +31,7 @@ def card(number: int) -> Card:
 @pytest.mark.parametrize("count", [1, COLUMNS, COLUMNS + 1])
 def test_every_card_is_on_the_sheet(count: int) -> None:
     with Image.open(io.BytesIO(contact_sheet([card(number) for number in range(count)]))) as sheet:
-        colours = dict((colour, pixels) for pixels, colour in sheet.convert("RGB").getcolors(1 << 24))
+        colours = {colour: pixels for pixels, colour in sheet.convert("RGB").getcolors(1 << 24)}
     for colour in ((16, 160, 16), (16, 16, 160)):
         assert colours[colour] == count * 300 * 150
 
