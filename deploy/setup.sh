@@ -12,7 +12,7 @@ stop() {
 [ -n "$python" ] || stop "Python 3.11 or 3.12 is needed and none was found. Install one (Debian/Ubuntu: sudo apt-get install
 python3 python3-venv; macOS: brew install python@3.12), or name yours: make PYTHON=/path/to/python3.12 ..."
 
-echo "setting up $venv (once; the packages are about 6 GB, of it torch 5)"
+echo "setting up $venv (once)"
 "$python" -m venv "$venv" || stop "Python could not make a virtual environment. On Debian/Ubuntu:
   sudo apt-get install python3-venv
 then run the same command again."

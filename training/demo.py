@@ -36,6 +36,20 @@ Report = Callable[[str, int, int], None]
 """Step, done, total."""
 
 
+DECISIVE = (
+    "manifest.py",
+    "nn/mil.py",
+    "nn/preprocess.py",
+    "nn/vit.py",
+    "slide/grid.py",
+    "slide/reader.py",
+    "slide/synthetic",
+    "slide/tiles.py",
+    "slide/tissue.py",
+)
+"""Parts of `xmag` on which the weights' numbers depend, beside all of `training`."""
+
+
 class DemoSpec(Frozen):
     """Everything that the demo weights are made from."""
 
@@ -90,7 +104,7 @@ def known_releases(data: Path, trusted: str, spec: DemoSpec) -> dict[Task, str]:
 def content_key(spec: DemoSpec) -> str:
     """Changes with the spec, torch, and the code that the weights depend on."""
     core = Path(xmag.__file__).parent
-    code = sources(core / "slide", core / "nn", core / "manifest.py", Path(training.__file__).parent)
+    code = sources(*(core / name for name in DECISIVE), Path(training.__file__).parent)
     return hashlib.sha256(canonical(spec) + torch.__version__.encode() + code).hexdigest()
 
 

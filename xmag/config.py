@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from xmag.errors import Code, PlaceError
 
@@ -116,6 +116,8 @@ def load_settings(**overrides: object) -> Settings:
         raise PlaceError(Code.SETUP, f"unknown setting {unknown[0]}: see docs/settings.md for the names")
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
+    except SettingsError as error:
+        raise PlaceError(Code.SETUP, f"a setting of several values must be JSON: {error}") from None
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         name = "XMAG_" + "__".join(str(part).upper() for part in first["loc"])

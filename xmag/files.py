@@ -29,8 +29,8 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     with disk_guard():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+        _write_synced(temporary, data, mode)
         try:
-            _write_synced(temporary, data, mode)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -82,8 +82,12 @@ def _rename_folder(source: Path, target: Path) -> None:
 
 def _write_synced(path: Path, data: bytes, mode: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fchmod(fd, mode)
-        os.fsync(fd)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(fd, mode)
+            os.fsync(fd)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

@@ -68,7 +68,9 @@ class VitSpec(Frozen):
     mlp_ratio: float = 4.0
     init_values: float = 1e-5
     reg_tokens: int = 0
-    pos_embed_rule: Literal["native", "dinov2-0.1"] = "native"
+    pos_embed_rule: Literal["native"] = Field(
+        "native", description="position embeddings fit img_size as stored"
+    )
 
 
 class AbmilSpec(Frozen):

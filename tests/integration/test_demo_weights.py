@@ -16,7 +16,7 @@ from xmag.registry import CARD, public_key_text, read_manifest
 from xmag.slide.location import SlideLocation
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LEAST_AUC = {"nsclc": 0.9, "rcc": 0.9, "isup": 0.85, "odx": 0.58}
+LEAST_AUC = {"nsclc": 0.9, "rcc": 0.9, "isup": 0.8, "odx": 0.58}
 """Macro AUC on held-out slides, well below what was measured; `odx` cannot pass 0.78."""
 
 pytestmark = pytest.mark.timeout(1500)

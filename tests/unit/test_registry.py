@@ -176,6 +176,18 @@ def test_signing_keys(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_a_key_half_written_leaves_no_file(tmp_path, monkeypatch):
+    def full(fd):
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(PlaceError) as caught:
+            registry.new_key(tmp_path / "release.pem")
+    assert caught.value.code == Code.DISK_FULL
+    registry.new_key(tmp_path / "release.pem")
+
+
 def test_unusable_signing_keys(tmp_path):
     with pytest.raises(PlaceError):
         registry.load_key(tmp_path / "absent.pem")

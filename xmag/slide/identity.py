@@ -13,7 +13,13 @@ from xmag.slide.location import Fingerprint, SlideLocation
 BLOCK = 4 * 1024 * 1024
 """Bytes read at once for the digest."""
 
-_VMS_FILES = re.compile(rb"^(?:ImageFile[^=]*|MapFile|OptimisationFile|MacroImage)=([^\r\n]+)", re.MULTILINE)
+MIRAX_INDEX = "Slidedat.ini"
+
+_FILE_KEYS = re.compile(
+    rb"^\s*(?:ImageFile[^=\n]*|MapFile|OptimisationFile|MacroImage|INDEXFILE|FILE_\d+)\s*=([^\n]+)",
+    re.MULTILINE,
+)
+"""Keys of Hamamatsu's and Mirax's indexes that name files in their folder; spaces as GLib takes them."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,8 @@ def identify(location: SlideLocation) -> Identity:
 def sha256(identity: Identity, on_progress: Callable[[float], None]) -> str:
     """Digest of a slide, 64 hex digits.
 
-    One file: SHA-256 of its bytes. Several: SHA-256 over the sorted lines ``name NUL sha256-of-file LF``, the
-    names relative to the folder of the named file.
+    One file: SHA-256 of its bytes. Several: SHA-256 over the lines ``name NUL sha256-of-file LF``, the named
+    file's first (a folder may hold several DICOM slides), the others sorted; names relative to its folder.
     """
     done = 0
     lines = []
@@ -68,7 +74,7 @@ def sha256(identity: Identity, on_progress: Callable[[float], None]) -> str:
         lines.append(_name(location, identity) + b"\0" + hasher.hexdigest().encode() + b"\n")
     if len(lines) == 1:
         return hasher.hexdigest()
-    return hashlib.sha256(b"".join(sorted(lines))).hexdigest()
+    return hashlib.sha256(b"".join([lines[0], *sorted(lines[1:])])).hexdigest()
 
 
 def _name(location: SlideLocation, identity: Identity) -> bytes:
@@ -93,7 +99,10 @@ def _companions(location: SlideLocation) -> list[SlideLocation]:
     match location.relative.suffix.lower():
         case ".mrxs":
             folder = location.relative.with_suffix("")
-            return [_at(location, folder / name) for name in _at(location, folder).names()]
+            names = _at(location, folder).names()
+            if MIRAX_INDEX in names:
+                _named_in_index(_at(location, folder / MIRAX_INDEX))
+            return [_at(location, folder / name) for name in names]
         case ".dcm":
             folder = location.relative.parent
             names = _at(location, folder).names()
@@ -105,9 +114,9 @@ def _companions(location: SlideLocation) -> list[SlideLocation]:
 
 
 def _named_in_index(location: SlideLocation) -> list[str]:
-    """File names that a Hamamatsu index holds; a name that leaves the folder is refused."""
+    """File names that an index holds; a name that leaves the folder is refused."""
     head = next(_blocks(location), b"")
-    names = sorted({os.fsdecode(name.strip()) for name in _VMS_FILES.findall(head)})
+    names = sorted({os.fsdecode(name.strip()) for name in _FILE_KEYS.findall(head)})
     if any("/" in name or "\\" in name for name in names):
         raise RequestError(Code.PATH_OUTSIDE_ROOT, "the slide's index names files outside its folder")
     return [name for name in names if name]

@@ -35,10 +35,11 @@ class SlideLocation:
         return _regular(self._walk(0))
 
     def names(self) -> list[str]:
-        """Sorted names in the folder that this location is; raises as `open_fd` does."""
+        """Sorted names, but for folders', in the folder that this location is; raises as `open_fd` does."""
         folder = self._walk(os.O_DIRECTORY)
         try:
-            return sorted(os.listdir(folder))
+            with os.scandir(folder) as entries:
+                return sorted(each.name for each in entries if not each.is_dir(follow_symlinks=False))
         finally:
             os.close(folder)
 

@@ -41,12 +41,16 @@ VENDORS = frozenset(
 )
 """OpenSlide's names of the formats that are read."""
 
-NEED_FOLDER = frozenset({"dicom", "mirax"})
-"""Vendors that cannot be read through a descriptor alone; their files carry a suffix of `FOLDER_FORMATS`."""
+NEEDED_SUFFIX = {"dicom": frozenset({".dcm"}), "mirax": frozenset({".mrxs"})}
+HAMAMATSU_INDEX = frozenset({".vms", ".vmu"})
+"""Formats that name other files are read under their own suffix alone: it tells `identify` what to check."""
 
 MAX_LEVELS = 64
 MAX_BLOCK = 4096
-"""Side of the largest source block that is held in memory when a whole level is shrunk."""
+"""Side of the largest source block, without the filter's margin, that is held in memory."""
+
+MAX_STEP = 256
+"""Source pixels for each pixel of a result; beyond it means come first, to bound the filter's margin."""
 
 WHITE = (255, 255, 255)
 
@@ -108,7 +112,7 @@ def open_slide(
     if identity.size > limits.max_file_bytes:
         raise SlideError(Code.SLIDE_TOO_LARGE, f"the slide's files pass {limits.max_file_bytes} bytes")
     with ExitStack() as stack:
-        handle = _open_handle(location, stack)
+        handle = _open_handle(location, identity.files[location], stack)
         info = _info(handle, mpp)
         _check_caps(info, limits)
         if digest:
@@ -117,24 +121,31 @@ def open_slide(
         return Slide(handle, info, identity, stack.pop_all())
 
 
-def _open_handle(location: SlideLocation, stack: ExitStack) -> openslide.OpenSlide:
+def _open_handle(location: SlideLocation, known: Fingerprint, stack: ExitStack) -> openslide.OpenSlide:
     fd = location.open_fd()
     stack.callback(os.close, fd)
+    if fingerprint(fd) != known:
+        raise SlideError(Code.SLIDE_CHANGED, "the slide was replaced while it was opened: submit it again")
     by_fd = sys.platform == "linux" and not location.in_folder
     path = f"/proc/self/fd/{fd}" if by_fd else str(location.root / location.relative)
     vendor = openslide.OpenSlide.detect_format(path)
     if vendor is None:
         raise _unrecognised(fd)
-    if vendor not in VENDORS or (vendor in NEED_FOLDER and not location.in_folder):
+    if vendor not in VENDORS or not _suffix_fits(vendor, location.relative.suffix.lower(), fd):
         raise SlideError(
             Code.SLIDE_UNSUPPORTED,
             "this slide format is not supported under this file suffix: see the list of formats",
         )
     handle = openslide.OpenSlide(path)
     stack.callback(handle.close)
-    if not by_fd and location.fingerprint() != fingerprint(fd):
-        raise SlideError(Code.SLIDE_CHANGED, "the slide was replaced while it was opened: submit it again")
     return handle
+
+
+def _suffix_fits(vendor: str, suffix: str, fd: int) -> bool:
+    """Whether all files that the slide may name were checked; NDPI, Hamamatsu's TIFF, names none."""
+    if vendor == "hamamatsu" and os.pread(fd, 2, 0) not in {b"II", b"MM"}:
+        return suffix in HAMAMATSU_INDEX
+    return vendor not in NEEDED_SUFFIX or suffix in NEEDED_SUFFIX[vendor]
 
 
 def _unrecognised(fd: int) -> SlideError:
@@ -224,8 +235,15 @@ def shrink(
         (height, width, 3) RGB, the same for any block size.
     """
     width, height = size
-    result = np.empty((height, width, 3), np.uint8)
     step_x, step_y = (box[2] - box[0]) / width, (box[3] - box[1]) / height
+    if max(step_x, step_y) > MAX_STEP:
+        finer = (
+            max(width, int((box[2] - box[0]) / MAX_STEP) + 1),
+            max(height, int((box[3] - box[1]) / MAX_STEP) + 1),
+        )
+        means = Image.fromarray(shrink(slide, level, box, finer, "box", tick))
+        return np.asarray(means.resize(size, RESAMPLING[resampling]))
+    result = np.empty((height, width, 3), np.uint8)
     for top, bottom in _spans(height, MAX_BLOCK / step_y):
         for left, right in _spans(width, MAX_BLOCK / step_x):
             part = (

@@ -2,8 +2,9 @@
 
 H&E absorbs green most: eosin is pink, haematoxylin purple-blue, and in both green is the smallest channel
 or nearly so. Glass is colourless at any brightness; borders and black ink are dark and colourless; green,
-cyan and blue ink leave more green than red; yellow leaves more green than blue. Red and violet ink lie
-inside the colours of H&E and are not told from tissue.
+cyan and blue ink leave more green than red; yellow leaves more green than blue; pure blue and pure red ink
+are more saturated than stain. Violet and pale red ink lie inside the colours of H&E and are not told from
+tissue.
 """
 
 import cv2
@@ -21,8 +22,11 @@ GREEN_OVER_RED = 0.1
 GREEN_OVER_BLUE = 0.4
 """Most that green may pass blue, in the same units (hue at most 24 degrees)."""
 
-INK_SATURATION = 0.8
+BLUE_INK = 0.7
 """A bluish pixel (hue below 255 degrees) more saturated than this is ink."""
+
+RED_INK = 0.8
+"""A red pixel (hue above 345 degrees) more saturated than this is ink."""
 
 CLOSE_UM = 16.0
 """Gaps up to about twice this are bridged (fat, torn stroma)."""
@@ -58,7 +62,8 @@ def _stained(rgb: NDArray[np.uint8], saturation: int) -> NDArray[np.bool_]:
     chroma = largest - np.minimum(np.minimum(red, green), blue)
     hue = (green - red <= GREEN_OVER_RED * chroma) & (green - blue <= GREEN_OVER_BLUE * chroma)
     bluish = (largest == blue) & (red - green < 0.25 * chroma)
-    ink = bluish & (chroma > INK_SATURATION * largest)
+    reddish = (largest == red) & (blue - green < 0.25 * chroma)
+    ink = (bluish & (chroma > BLUE_INK * largest)) | (reddish & (chroma > RED_INK * largest))
     stained: NDArray[np.bool_] = (chroma >= max(saturation, 1)) & (largest >= DARKEST) & hue & ~ink
     return stained
 

@@ -111,9 +111,10 @@ class Machine(RuleBasedStateMachine):
         self.models[job_id] = Model(len(self.models), priority)
         return job_id
 
-    @initialize()
-    def open(self) -> None:
+    @initialize(target=known, priorities=st.lists(st.sampled_from(list(RANK)), min_size=2, max_size=4))
+    def open(self, priorities: list[jobs.Priority]) -> Any:
         self.hospital.open_ward()
+        return multiple(*(self.submit(priority, "") for priority in priorities))
 
     @rule(target=known, priority=st.sampled_from(list(RANK)), key=st.sampled_from(["", "", "k1", "k2"]))
     def submit(self, priority: jobs.Priority, key: str) -> UUID:
@@ -273,8 +274,8 @@ def test_every_order_of_calls_keeps_the_invariants(
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         lambda: Machine(at(connect(new_database(), pool=2), LEASE), answer),
         settings=settings(
-            max_examples=50,
-            stateful_step_count=25,
+            max_examples=30,
+            stateful_step_count=50,
             deadline=None,
             phases=[Phase.explicit, Phase.reuse, Phase.generate],
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

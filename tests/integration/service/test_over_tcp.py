@@ -85,6 +85,7 @@ def test_a_reader_that_leaves_frees_its_stream(steady: House, served: Served) ->
     job = steady.submit().json()
     url = f"http://127.0.0.1:{served[0]}/v1/jobs/{job['id']}/events"
     with httpx.stream("GET", url, headers=steady.auth(), timeout=20) as stream:
-        assert next(stream.iter_lines()).startswith("retry")
+        lines = stream.iter_lines()  # kept: an iterator that is dropped closes the connection
+        assert next(lines).startswith("retry")
         assert served[1].streams == 1
     until(lambda: served[1].streams == 0)

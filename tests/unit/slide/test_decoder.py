@@ -15,11 +15,14 @@ import psutil
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 
 from xmag.config import Decode
 from xmag.errors import Code, JobError, XmagError
 from xmag.manifest import TilingSpec
+from xmag.slide import reader
 from xmag.slide.decoder import Decoder
+from xmag.slide.identity import Identity, identify, sha256
 from xmag.slide.location import SlideLocation
 
 Rgb = NDArray[np.uint8]
@@ -137,6 +140,31 @@ def test_what_is_no_slide_is_told(
     assert code_of(lambda: decoder.open(SlideLocation(tmp_path, PurePosixPath(name)))) is code
 
 
+VMS = """[Virtual Microscope Specimen]
+NoLayers=1
+NoJpegColumns=1
+NoJpegRows=1
+ImageFile={image}
+MapFile={image}
+PhysicalWidth=100000
+PhysicalHeight=50000
+SourceLens=20
+"""
+
+
+@pytest.mark.parametrize("name", ["index.svs", "index", "index.dcm", "index.mrxs"])
+def test_an_index_under_another_suffix_cannot_name_files(decoder: Decoder, tmp_path: Path, name: str) -> None:
+    root = tmp_path / "root"
+    (root / "index").mkdir(parents=True) if name == "index.mrxs" else root.mkdir()
+    picture = Image.new("RGB", (256, 128), (200, 120, 180))
+    for path in (tmp_path / "outside.jpg", root / "inside.jpg"):
+        picture.save(path, "JPEG", restart_marker_blocks=4)
+    (root / name).write_text(VMS.format(image=f"../../..{tmp_path / 'outside.jpg'}"))
+    assert code_of(lambda: decoder.open(SlideLocation(root, PurePosixPath(name)))) is Code.SLIDE_UNSUPPORTED
+    (root / "own.vms").write_text(VMS.format(image="inside.jpg"))
+    assert decoder.open(SlideLocation(root, PurePosixPath("own.vms"))).vendor == "hamamatsu"
+
+
 def test_an_untiled_tiff_is_unsupported(decoder: Decoder, tmp_path: Path, picture: Rgb) -> None:
     tifffile.imwrite(tmp_path / "strips.tif", picture)
     assert (
@@ -213,6 +241,32 @@ def test_another_file_than_expected_has_changed(decoder: Decoder, slide: SlideLo
     decoder.open(slide, expected=expected)
     replace(slide.root / "a.svs")
     assert code_of(lambda: decoder.open(slide, expected=expected)) is Code.SLIDE_CHANGED
+
+
+def test_a_file_swapped_for_the_moment_of_opening_has_changed(
+    monkeypatch: pytest.MonkeyPatch, slide: SlideLocation
+) -> None:
+    path, aside = slide.root / "a.svs", slide.root / "aside.svs"
+
+    def swap(location: SlideLocation) -> Identity:
+        identity = identify(location)
+        path.rename(aside)
+        path.write_bytes(aside.read_bytes())
+        return identity
+
+    def swap_back(identity: Identity, on_progress: Callable[[float], None]) -> str:
+        aside.rename(path)
+        return sha256(identity, on_progress)
+
+    monkeypatch.setattr(reader, "identify", swap)
+    monkeypatch.setattr(reader, "sha256", swap_back)
+
+    def attempt() -> object:
+        return reader.open_slide(
+            slide, Decode(), mpp=None, expected=None, digest=True, on_progress=lambda _: None
+        )
+
+    assert code_of(attempt) is Code.SLIDE_CHANGED
 
 
 def test_a_hanging_child_is_killed_in_time(slide: SlideLocation) -> None:

@@ -8,8 +8,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from xmag.config import Decode
 from xmag.errors import Code, RequestError
+from xmag.slide import reader
 from xmag.slide.decoder import Decoder
+from xmag.slide.deepzoom import thumbnail
 
 Rgb = NDArray[np.uint8]
 
@@ -72,7 +75,28 @@ def test_a_slide_without_low_levels_is_shrunk_in_blocks(decoder: Decoder, write)
     flat = np.full((4300, 4300, 3), (230, 150, 190), np.uint8)
     flat[:, 2150:] = 244
     decoder.open(write("a.tif", flat), digest=False)
+    assert np.abs(np.asarray(image(decoder.dzi_tile(0, 0, 0))).astype(int) - (237, 197, 217)).max() < 4
+    assert np.abs(np.asarray(image(decoder.thumbnail(1))).astype(int) - (237, 197, 217)).max() < 4
     tile = np.asarray(image(decoder.dzi_tile(7, 0, 0))).astype(int)
     assert tile.shape == (68, 68, 3)
     assert np.abs(tile[:, :26] - (230, 150, 190)).max() < 8
     assert np.abs(tile[:, 42:] - 244).max() < 8
+
+
+def test_one_pixel_of_a_large_slide_is_read_in_blocks(monkeypatch: pytest.MonkeyPatch, write) -> None:
+    location = write("a.tif", np.full((600, 9000, 3), (230, 150, 190), np.uint8))
+    read = reader._read
+    sides: list[int] = []
+
+    def watch(slide: reader.Slide, level: int, left: int, top: int, width: int, height: int) -> object:
+        sides.extend((width, height))
+        return read(slide, level, left, top, width, height)
+
+    monkeypatch.setattr(reader, "_read", watch)
+    slide = reader.open_slide(
+        location, Decode(), mpp=None, expected=None, digest=False, on_progress=lambda _: None
+    )
+    with slide.resources:
+        small = np.asarray(image(thumbnail(slide, 16, lambda _: None)))
+    assert max(sides) < 2 * reader.MAX_BLOCK
+    assert np.abs(small.astype(int) - (230, 150, 190)).max() < 4

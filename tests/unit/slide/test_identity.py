@@ -21,13 +21,12 @@ def find(root: Path, name: str) -> Identity:
 
 
 def lines(files: dict[str, bytes]) -> str:
-    text = b"".join(
-        sorted(
-            name.encode() + b"\0" + hashlib.sha256(data).hexdigest().encode() + b"\n"
-            for name, data in files.items()
-        )
+    """The digest of many files, written out; the named file comes first in ``files``."""
+    named, *others = (
+        name.encode() + b"\0" + hashlib.sha256(data).hexdigest().encode() + b"\n"
+        for name, data in files.items()
     )
-    return hashlib.sha256(text).hexdigest()
+    return hashlib.sha256(b"".join([named, *sorted(others)])).hexdigest()
 
 
 def test_one_file_has_the_plain_digest_and_progress_reaches_one(tmp_path: Path) -> None:
@@ -54,6 +53,17 @@ def test_many_files_share_one_digest(tmp_path: Path, named: str, files: dict[str
     assert identity.size == sum(len(data) for data in files.values())
 
 
+def test_two_slides_in_one_folder_differ(tmp_path: Path) -> None:
+    fill(tmp_path, {"1.dcm": b"one", "2.dcm": b"two"})
+    assert len({sha256(find(tmp_path, name), lambda _: None) for name in ("1.dcm", "2.dcm")}) == 2
+
+
+def test_a_folder_within_a_slides_folder_is_no_part_of_it(tmp_path: Path) -> None:
+    fill(tmp_path, {"s.mrxs": b"m", "s/Slidedat.ini": b"[G]"})
+    (tmp_path / "s" / "@eaDir").mkdir()
+    assert len(find(tmp_path, "s.mrxs").files) == 2
+
+
 def test_a_changed_companion_is_a_changed_slide(tmp_path: Path) -> None:
     fill(tmp_path, {"s.mrxs": b"m", "s/Slidedat.ini": b"[G]"})
     identity = find(tmp_path, "s.mrxs")
@@ -71,6 +81,9 @@ def test_a_changed_companion_is_a_changed_slide(tmp_path: Path) -> None:
         ({"s.vms": b"ImageFile=gone.jpg\n"}, Code.SLIDE_CORRUPT),
         ({"s.vms": b"ImageFile=../outside.jpg\n"}, Code.PATH_OUTSIDE_ROOT),
         ({"s.vms": b"ImageFile(0,1)=/etc/passwd\n"}, Code.PATH_OUTSIDE_ROOT),
+        ({"s.vms": b"[VMS]\n  MapFile = ../outside.jpg\n"}, Code.PATH_OUTSIDE_ROOT),
+        ({"s.mrxs": b"m", "s/Slidedat.ini": b"[DATAFILE]\nFILE_0 = ../x.dat\n"}, Code.PATH_OUTSIDE_ROOT),
+        ({"s.mrxs": b"m", "s/Slidedat.ini": b"[H]\nINDEXFILE=/etc/passwd\n"}, Code.PATH_OUTSIDE_ROOT),
     ],
 )
 def test_missing_and_outside_companions_are_refused(

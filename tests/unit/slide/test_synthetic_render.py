@@ -85,6 +85,17 @@ def test_other_mpp_is_the_same_tissue(task: str) -> None:
     assert (fine.regions[2::4, 2::4] == coarse.regions).mean() > 0.98
 
 
+@pytest.mark.parametrize("mpp", [0.9, 1.1, 1.3])
+def test_an_mpp_that_does_not_divide_the_size_is_the_same_tissue(mpp: float) -> None:
+    whole, other = (
+        render(Recipe("rcc", "ccRCC", 4, width_um=700.0, height_um=500.0, mpp=each)).rgb
+        for each in (1.0, mpp)
+    )
+    small = [cv2.resize(each, (175, 125), interpolation=cv2.INTER_AREA) for each in (whole, other)]
+    grey = [cv2.cvtColor(each, cv2.COLOR_RGB2GRAY).astype(float).ravel() for each in small]
+    assert np.corrcoef(*grey)[0, 1] > 0.95
+
+
 @pytest.mark.parametrize(("task", "label"), EVERY)
 def test_tissue_is_coloured_and_glass_is_grey(task: str, label: str) -> None:
     made = render(Recipe(task, label, 3, width_um=1024.0, height_um=1024.0, mpp=4.0))

@@ -19,6 +19,7 @@ TISSUE = {
     "dense nuclei": (75, 45, 105),
     "blood": (205, 95, 100),
     "washed-out": (228, 205, 220),
+    "haemorrhage": (170, 45, 60),
 }
 NOT_TISSUE = {
     "white": (255, 255, 255),
@@ -30,6 +31,8 @@ NOT_TISSUE = {
     "blue ink": (30, 50, 170),
     "pale blue ink": (195, 205, 245),
     "deep blue ink": (12, 14, 140),
+    "plain blue ink": (50, 50, 200),
+    "red ink": (205, 30, 40),
     "cyan ink": (60, 170, 190),
     "black ink": (35, 33, 40),
     "black border": (0, 0, 0),

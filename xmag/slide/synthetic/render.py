@@ -65,28 +65,32 @@ def strips(recipe: Recipe) -> Iterator[NDArray[np.uint8]]:
 
 def _rows(recipe: Recipe) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """Pixels and regions of each row of fields."""
-    tall, wide = (_cuts(pixels, recipe.mpp) for pixels in recipe.shape)
+    extents = (recipe.height_um, recipe.width_um)
+    tall, wide = (_cuts(*each) for each in zip(recipe.shape, extents, strict=True))
+    size = (recipe.height_um / (len(tall) - 1), recipe.width_um / (len(wide) - 1))
     for row in range(len(tall) - 1):
         fields = [
-            _field(recipe, (row, column), (tall[row + 1] - tall[row], wide[column + 1] - wide[column]))
+            _field(recipe, (row, column), (tall[row + 1] - tall[row], wide[column + 1] - wide[column]), size)
             for column in range(len(wide) - 1)
         ]
         rgb, regions = (np.concatenate(parts, axis=1) for parts in zip(*fields, strict=True))
         yield rgb, regions
 
 
-def _cuts(pixels: int, mpp: float) -> list[int]:
+def _cuts(pixels: int, extent_um: float) -> list[int]:
     """Where fields begin and end along an axis."""
-    count = max(1, math.ceil(pixels * mpp / FIELD_UM - 0.01))
+    count = max(1, math.ceil(extent_um / FIELD_UM - 0.01))
     return [round(pixels * index / count) for index in range(count + 1)]
 
 
 def _field(
-    recipe: Recipe, place: tuple[int, int], shape: tuple[int, int]
+    recipe: Recipe, place: tuple[int, int], shape: tuple[int, int], size: tuple[float, float]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Pixels and regions of one field; coarse mpp are drawn finer and averaged."""
+    """Pixels and regions of one field of ``size`` µm (no rounding: it draws the random numbers).
+
+    Coarse mpp are drawn finer and averaged.
+    """
     finer = math.ceil(recipe.mpp / _COARSEST_DRAWN_MPP)
-    size = (shape[0] * recipe.mpp, shape[1] * recipe.mpp)
     canvas = Canvas(size, (shape[0] * finer, shape[1] * finer))
     rng = recipe.rng(3, *place)
     organ = _ORGANS[recipe.task]
