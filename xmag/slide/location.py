@@ -3,9 +3,12 @@
 import os
 import stat
 from dataclasses import dataclass
+from errno import EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ENXIO, errorcode
 from pathlib import Path, PurePosixPath
 
 from xmag.errors import Code, RequestError, SlideError
+
+ABSENT = frozenset({ENOENT, ENOTDIR, EISDIR, ENAMETOOLONG, ELOOP, ENXIO, EINVAL})
 
 FOLDER_FORMATS = frozenset({".mrxs", ".vms", ".vmu", ".dcm"})
 """Formats that OpenSlide reads from several files beside the named one."""
@@ -105,4 +108,8 @@ def _regular(fd: int) -> int:
 def _reason(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "the service may not read the slide: check the file's permissions"
+    if isinstance(error, OSError) and error.errno not in ABSENT:
+        return (
+            f"the slide's storage failed ({errorcode.get(error.errno or 0, 'unknown')}): check it, then retry"
+        )
     return "no slide at this path"

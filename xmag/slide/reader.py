@@ -46,6 +46,12 @@ HAMAMATSU_INDEX = frozenset({".vms", ".vmu"})
 """Formats that name other files are read under their own suffix alone: it tells `identify` what to check."""
 
 MAX_LEVELS = 64
+MAX_PIXELS_PER_BYTE = 20_000
+"""Of level 0, above which a file holds next to nothing: well-packed blank tiles stay a decade below."""
+
+SMALL_PIXELS = 25_000_000
+"""Slides of fewer pixels are read quickly, however empty."""
+
 MAX_BLOCK = 4096
 """Side of the largest source block, without the filter's margin, that is held in memory."""
 
@@ -115,6 +121,7 @@ def open_slide(
         handle = _open_handle(location, identity.files[location], stack)
         info = _info(handle, mpp)
         _check_caps(info, limits)
+        _check_substance(info, identity.size)
         if digest:
             info = replace(info, sha256=sha256(identity, on_progress))
         identity.check()
@@ -210,6 +217,15 @@ def _check_caps(info: SlideInfo, limits: Decode) -> None:
         raise SlideError(Code.SLIDE_TOO_LARGE, "the slide has more pixels than the service accepts")
     if len(info.levels) > MAX_LEVELS:
         raise SlideError(Code.SLIDE_TOO_LARGE, f"the slide has more than {MAX_LEVELS} levels")
+
+
+def _check_substance(info: SlideInfo, size: int) -> None:
+    """A header of a few bytes may declare billions of pixels, and reading blanks keeps a decoder busy too."""
+    pixels = info.width * info.height
+    if pixels > max(SMALL_PIXELS, MAX_PIXELS_PER_BYTE * size):
+        raise SlideError(
+            Code.SLIDE_CORRUPT, "the file is far too small for the pixels it declares: copy it again"
+        )
 
 
 def _axis_scale(base: int, length: int) -> float:

@@ -23,7 +23,9 @@ from xmag.manifest import TilingSpec
 from xmag.slide import reader
 from xmag.slide.decoder import Decoder
 from xmag.slide.identity import Identity, identify, sha256
+from xmag.slide.info import LevelInfo, SlideInfo
 from xmag.slide.location import SlideLocation
+from xmag.units import Level0Px
 
 Rgb = NDArray[np.uint8]
 SPEC = TilingSpec(tile_px=64)
@@ -387,3 +389,14 @@ def test_a_relative_root_and_any_folder_work(elsewhere: Path, slide: SlideLocati
     (elsewhere / "json.py").write_text("raise SystemExit(3)")  # must not shadow the library
     with Decoder(Decode()) as decoder:
         assert decoder.open(SlideLocation(Path(), PurePosixPath("a.svs"))).width == 1500
+
+
+def declared(side: int) -> SlideInfo:
+    level = LevelInfo(side, side, 1.0)
+    return SlideInfo("", Level0Px(side), Level0Px(side), None, None, "generic-tiff", (level,))
+
+
+def test_a_header_that_declares_what_the_file_cannot_hold_is_corrupt() -> None:
+    assert code_of(lambda: reader._check_substance(declared(60_000), 2_000)) is Code.SLIDE_CORRUPT
+    reader._check_substance(declared(60_000), 4_000_000)
+    reader._check_substance(declared(4_000), 2_000)
