@@ -17,6 +17,8 @@ from xmag.errors import Code, PlaceError, RequestError
 
 CHUNK = 8 * 1024**2
 TRIES = 8
+PATCH_TIMEOUT = httpx.Timeout(60, read=900)
+"""The last bytes are answered once the service has hashed the whole file."""
 TERMINAL = frozenset({"succeeded", "failed", "cancelled", "dead"})
 Progress = Callable[[str, int, int], None]
 
@@ -92,7 +94,9 @@ class Client:
             file.seek(offset)
             headers = {"Upload-Offset": str(offset), "Content-Type": "application/offset+octet-stream"}
             try:
-                reply = self.http.patch(location, content=file.read(CHUNK), headers=_tus(headers))
+                reply = self.http.patch(
+                    location, content=file.read(CHUNK), headers=_tus(headers), timeout=PATCH_TIMEOUT
+                )
             except httpx.TransportError:
                 reply = None
             if reply is not None and reply.is_success:

@@ -1,5 +1,6 @@
 """`xmag serve | worker | dispatcher | migrate | settings`: one program each, for a service manager to run."""
 
+import logging
 import signal
 import threading
 from types import FrameType
@@ -14,10 +15,12 @@ from xmag.errors import Code, PlaceError
 def serve() -> None:
     """Run the gateway (REST) on XMAG_HOST:XMAG_PORT."""
     import uvicorn
+
     from service.app import create_app
 
     settings = _with_database()
-    # The access log would show query strings, and an accession may be one.
+    _log_requests()
+    # uvicorn's own access log would show query strings, and an accession may be one
     uvicorn.run(
         create_app(settings),
         host=settings.host,
@@ -68,6 +71,15 @@ def settings() -> None:
     from cli.settings_page import settings_page
 
     click.echo(settings_page(), nl=False)
+
+
+def _log_requests() -> None:
+    """The gateway's own lines on stderr; they hold no values."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    ours = logging.getLogger("xmag")
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
 
 
 def _with_database() -> Settings:

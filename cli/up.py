@@ -31,7 +31,7 @@ def up(port: int, roots: tuple[str, ...], data: Path | None) -> None:
     with running_stack(folder, roots=_roots(roots), port=port, reporter=_say) as stack:
         with database(stack.settings) as session:
             served = sorted(releases.active(session))
-        click.echo(f"URL      {stack.url}    (docs: {stack.url}/docs)")
+        click.echo(f"URL      {stack.url}    (API: {stack.url}/openapi.json)")
         click.echo(f"API key  {stack.api_key}")
         click.echo(f"data     {folder}    slides: {folder / 'slides'}")
         click.echo(_weights(folder, served))

@@ -32,8 +32,15 @@ def publish(folder: Path, data: Path | None) -> None:
     settings = local_settings(data)
     manifest, card = _read_folder(folder)
     files = [(folder / name).read_bytes() for name in (registry.WEIGHTS, registry.SELF_TEST)]
-    key = local.signing_key(settings.data)
-    click.echo(registry.publish(settings.releases_dir, manifest, files[0], files[1], card, key))
+    signing = local.signing_key(settings.data)
+    click.echo(registry.publish(settings.releases_dir, manifest, files[0], files[1], card, signing))
+
+
+@weights.command()
+@data_option
+def key(data: Path | None) -> None:
+    """Print the public half of the data folder's signing key, for XMAG_TRUSTED_KEYS; made at first use."""
+    click.echo(registry.public_key_text(local.signing_key(local_settings(data).data)))
 
 
 @weights.command("list")

@@ -6,6 +6,7 @@ import traceback
 from typing import Any
 from uuid import uuid4
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics, known_method
@@ -49,6 +50,8 @@ class Edge:
 
         try:
             await self.app(scope, receive, dressed)
+        except ClientDisconnect:
+            pass
         except Exception as error:  # noqa: BLE001 the last-resort handler of this process's edge
             faults.error("request %s failed: %s", request_id, _where(error))
             if not status:

@@ -43,13 +43,13 @@ class Gateway:
     async def database(self, work: Callable[[Session], T]) -> T:
         """Run ``work`` in one transaction in a thread; commits before it returns.
 
-        Raises PlaceError DATABASE_UNAVAILABLE within `CONNECT_SECONDS` when no connection answers, even when
-        the server hangs; in that case nothing was or will be written.
+        Raises PlaceError DATABASE_UNAVAILABLE within `CONNECT_SECONDS`, the wait for a turn included, when no
+        connection answers, even when the server hangs; in that case nothing was or will be written.
         """
         if self._threads is None:
             self._threads = CapacityLimiter(DATABASE_THREADS)
-        async with self._threads:
-            with CancelScope(deadline=current_time() + CONNECT_SECONDS) as scope:
+        with CancelScope(deadline=current_time() + CONNECT_SECONDS) as scope:
+            async with self._threads:
                 spare = CapacityLimiter(1)
                 return await to_thread.run_sync(
                     self._transact, work, scope, abandon_on_cancel=True, limiter=spare

@@ -26,7 +26,7 @@ class Metrics:
             registry=self.registry,
         )
         self._bytes = Counter("xmag_upload_bytes", "Upload bytes acknowledged.", registry=self.registry)
-        self._jobs = Gauge("xmag_jobs", "Jobs not yet ended.", ["state", "priority"], registry=self.registry)
+        self._jobs = Gauge("xmag_jobs", "Jobs by state.", ["state", "priority"], registry=self.registry)
         self._up = Gauge("xmag_database_up", "1 if the database answered.", registry=self.registry)
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:

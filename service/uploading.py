@@ -55,7 +55,8 @@ async def open_upload(
     await gateway.file(files.require_space, folder, size, caps.reserve_bytes)
 
     def work(session: Session) -> UUID:
-        upload_id = _row(session, principal.name, size, sha256, caps.expire_seconds, caps.max_open)
+        limits = (caps.expire_seconds, caps.max_open)
+        upload_id = uploads.create(session, principal.name, size, sha256, *limits)
         files.create(folder, upload_id, suffix)
         return upload_id
 
@@ -113,17 +114,6 @@ async def end_upload(gateway: Gateway, upload_id: UUID, principal: Principal) ->
         await gateway.file(files.remove, folder, upload_id)
     finally:
         os.close(fd)
-
-
-def _row(
-    session: Session, principal: str, size: int, sha256: str | None, expire: float, max_open: int
-) -> UUID:
-    try:
-        return uploads.create(session, principal, size, sha256, expire, max_open)
-    except RequestError as error:
-        if error.code is Code.CONFLICT:
-            raise RequestError(Code.TOO_MANY, error.detail) from None
-        raise
 
 
 def _check_offset(row: UploadRow, offset: int, request: Request) -> None:

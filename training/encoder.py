@@ -35,7 +35,7 @@ class EncoderSpec(Frozen):
 
     architecture: VitSpec = SMALL_VIT
     preprocess: PreprocessSpec = PreprocessSpec()
-    epochs: int = 3
+    epochs: int = 4
     batch: int = 16
     rate: float = 1.5e-3
     weight_decay: float = 0.05

@@ -23,7 +23,7 @@ class MilSpec(Frozen):
     hidden_dim: int = 128
     attention_dim: int = 64
     dropout: float = 0.25
-    epochs: int = 40
+    epochs: int = 60
     batch: int = 16
     rate: float = 1e-3
     weight_decay: float = 1e-2

@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any
@@ -18,6 +19,7 @@ from worker import log, metrics
 from worker.broker import QUEUE, TASK, celery_app
 from worker.slots import Slots
 from xmag.config import Settings, load_settings
+from xmag.errors import XmagError
 
 LOG = logging.getLogger("worker")
 BROKER_SECONDS = 10.0
@@ -74,9 +76,18 @@ class Life:
         log.configure()
 
     def begin(self, **_: Any) -> None:
-        """Before the broker is looked for."""
+        """Before the broker is looked for.
+
+        Celery swallows what a signal's receiver raises: a worker without slots would hear bells for ever.
+        """
         log.configure()
-        self._slots = begin_slots(self._settings)
+        try:
+            self._slots = begin_slots(self._settings)
+        except XmagError as error:
+            sys.exit(f"error: {error.code}: {error.detail}")
+        except Exception:
+            LOG.exception("the slots did not start")
+            sys.exit(1)
 
     def ring(self) -> None:
         """Wake an idle slot."""

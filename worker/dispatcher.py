@@ -1,4 +1,4 @@
-"""Rings the workers, ends what has been silent too long, expires uploads. Imports no network library.
+"""Rings the workers, ends what has been silent too long, expires uploads. Imports no torch.
 
 Any number may run at once: every step locks what it takes, and a bell rung twice does no harm.
 """
@@ -19,7 +19,7 @@ from worker.broker import QUEUE, TASK, celery_app
 from xmag.config import Settings
 from xmag.db import attempts, outbox, uploads
 from xmag.db.session import connect, transaction
-from xmag.errors import PlaceError
+from xmag.errors import XmagError
 
 LOG = logging.getLogger("dispatcher")
 BATCH = 100
@@ -41,13 +41,13 @@ class Chore:
     failures: int = field(default=0, init=False)
 
     def run_if_due(self) -> None:
-        """Do it when its time has come; the database or broker may be away."""
+        """Do it when its time has come; the database or broker may be away, or refuse this one chore."""
         if time.monotonic() < self.due:
             return
         try:
             self.act()
             self.failures = 0
-        except PlaceError as error:
+        except XmagError as error:
             metrics.DATABASE_FAILURES.inc()
             self._failed(error.code)
         except BROKER_ERRORS as error:
@@ -115,8 +115,7 @@ def reap(database: Database, settings: Settings) -> None:
     """End attempts whose worker is silent and jobs that waited too long."""
     with transaction(database) as session:
         reaped = attempts.reap(session, settings.lease)
-    for outcome in ("requeued", "dead", "cancelled", "timed_out"):
-        metrics.REAPED.labels(outcome).inc(getattr(reaped, outcome))
+    metrics.count_reaped(reaped)
 
 
 def expire(database: Database, settings: Settings) -> None:

@@ -14,7 +14,7 @@ from xmag.analyze import Progress
 from xmag.config import Settings
 from xmag.db import attempts
 from xmag.db.session import transaction
-from xmag.errors import Code, JobError, PlaceError
+from xmag.errors import Code, JobError, XmagError
 
 LOG = logging.getLogger("worker")
 REPORT_SECONDS = 1.0
@@ -106,7 +106,7 @@ class Keeper:
                 beat = attempts.beat(
                     session, self._claim, self._lease, progress.stage, progress.done, progress.total
                 )
-        except PlaceError as error:
+        except XmagError as error:
             LOG.warning("beat failed", extra={"job": str(self._claim.job_id), "code": error.code})
             return
         if not beat.alive:

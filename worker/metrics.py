@@ -3,6 +3,7 @@
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from xmag.config import Settings
+from xmag.db.attempts import Reaped
 
 JOBS = Counter("xmag_jobs_ended_total", "attempts that ended, by outcome and code", ["outcome", "code"])
 TILES = Counter("xmag_tiles_encoded_total", "tiles that went through the encoder")
@@ -18,6 +19,12 @@ BROKER_FAILURES = Counter("xmag_broker_failures_total", "failed tries to reach t
 DATABASE_FAILURES = Counter("xmag_database_failures_total", "failed tries to reach the database")
 REAPED = Counter("xmag_jobs_reaped_total", "jobs whose worker was silent or whose time ran out", ["outcome"])
 LAST_ROUND = Gauge("xmag_dispatcher_round_timestamp_seconds", "when the dispatcher last finished a round")
+
+
+def count_reaped(reaped: Reaped) -> None:
+    """Add what a sweep moved."""
+    for outcome in ("requeued", "dead", "cancelled", "timed_out"):
+        REAPED.labels(outcome).inc(getattr(reaped, outcome))
 
 
 def serve(settings: Settings) -> None:

@@ -5,9 +5,11 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from worker import job
-from worker.metrics import DATABASE_FAILURES, REAPED, SLOTS_BUSY
+from worker.metrics import DATABASE_FAILURES, SLOTS_BUSY, count_reaped
 from xmag.config import Settings
 from xmag.db import attempts
 from xmag.db.session import connect, transaction
@@ -17,6 +19,8 @@ from xmag.nn.runtime import Engine
 LOG = logging.getLogger("worker")
 REAP_SECONDS = 5.0
 STOP_SECONDS = 60.0
+
+T = TypeVar("T")
 
 
 class Slots:
@@ -69,19 +73,25 @@ class Slots:
         reap_at = 0.0
         while not self.draining.is_set():
             self._bell.clear()
-            try:
-                if index == 0 and time.monotonic() > reap_at:
-                    self._reap()
-                    reap_at = time.monotonic() + REAP_SECONDS
-                claim = self._claim(name)
-            except PlaceError as error:
-                DATABASE_FAILURES.inc()
-                LOG.warning("no claim", extra={"code": error.code})
-                claim = None
+            if index == 0 and time.monotonic() > reap_at:
+                self._survive(self._reap)
+                reap_at = time.monotonic() + REAP_SECONDS
+            claim = self._survive(lambda: self._claim(name))
             if claim is None:
                 self._bell.wait(self._settings.lease.poll_seconds)
             else:
                 self._run(claim)
+
+    def _survive(self, ask: Callable[[], T]) -> T | None:
+        """A database that is away, or refuses (no schema yet, a standby), must not cost the thread."""
+        try:
+            return ask()
+        except PlaceError as error:
+            DATABASE_FAILURES.inc()
+            LOG.warning("no claim", extra={"code": error.code})
+        except Exception:
+            LOG.exception("the queue cannot be read")
+        return None
 
     def _run(self, claim: attempts.Claim) -> None:
         """The thread's edge: a fault costs the attempt, and its lease says so."""
@@ -100,11 +110,3 @@ class Slots:
         with transaction(self._place.database) as session:
             reaped = attempts.reap(session, self._settings.lease)
         count_reaped(reaped)
-
-
-def count_reaped(reaped: attempts.Reaped) -> None:
-    """Add to the counters."""
-    REAPED.labels("requeued").inc(reaped.requeued)
-    REAPED.labels("dead").inc(reaped.dead)
-    REAPED.labels("cancelled").inc(reaped.cancelled)
-    REAPED.labels("timed_out").inc(reaped.timed_out)

@@ -11,7 +11,7 @@ Outcome = Literal["predicted", "abstained", "out_of_distribution", "qc_failed", 
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` units of a stage: per cent (open), tiles (encode), heads (head), else steps."""
+    """``done`` of ``total``: per cent (open, mask), tiles (encode), heads (head), else steps."""
 
     stage: Stage
     done: int

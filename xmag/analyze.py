@@ -166,17 +166,21 @@ def _encode(decoder: Decoder, encoder: Encoder, engine: Engine, watch: _Watch) -
     """Plan, decode and encode; the slide must be the same file at the end as it was at the start."""
     tiling = encoder.manifest.tiling
     with watch.stage("mask"):
-        watch.tell("mask", 0, 1)
-        plan = decoder.plan(tiling)
-        watch.tell("mask", 1, 1)
+        watch.tell("mask", 0, 100)
+        plan = decoder.plan(tiling, lambda share: watch.tell("mask", round(share * 100), 100))
+        watch.tell("mask", 100, 100)
     total, done = len(plan.grid), 0
     embeddings = np.empty((total, encoder.manifest.architecture.embed_dim), np.float32)
+
+    def tell(_: float = 0.0) -> None:
+        watch.tell("encode", done, total)
+
     with watch.stage("encode"):
-        watch.tell("encode", 0, total)
-        for tiles in decoder.tiles(plan, tiling, engine.batch):
+        tell()
+        for tiles in decoder.tiles(plan, tiling, engine.batch, tell):
             embeddings[done : done + len(tiles)] = engine.encode(encoder, tiles)
             done += len(tiles)
-            watch.tell("encode", done, total)
+            tell()
         decoder.check_unchanged()
     if done != total:
         raise SlideError(Code.DECODE_CRASH, "the decoder gave fewer tiles than planned: run the slide again")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -74,7 +75,7 @@ def test_the_pictures_are_there(data: Path, first: subprocess.CompletedProcess[s
         with Image.open(io.BytesIO(path.read_bytes())) as image:
             assert image.format == "PNG"
             assert min(image.size) > 300
-            assert len(image.convert("RGB").resize((32, 32)).getcolors()) > 20
+            assert len(image.convert("RGB").resize((32, 32)).getcolors(1024)) > 20
 
 
 def test_a_second_run_makes_nothing_again(data: Path, first: subprocess.CompletedProcess[str]) -> None:
@@ -88,3 +89,28 @@ def test_a_second_run_makes_nothing_again(data: Path, first: subprocess.Complete
     assert [line.split()[:4] for line in second.stdout.splitlines()[:6]] == [
         line.split()[:4] for line in first.stdout.splitlines()[:6]
     ]
+
+
+def test_the_readme_shows_what_the_demo_makes(data: Path, first: subprocess.CompletedProcess[str]) -> None:
+    """The picture is written anew when the demo's looks have changed."""
+    assert first.returncode == 0, first.stderr
+    with Image.open(data / "demo" / "contact_sheet.png") as image:
+        sheet = image.convert("RGB").resize(
+            (1200, round(1200 * image.height / image.width)), Image.Resampling.BOX
+        )
+    shown = REPOSITORY / "docs" / "screenshots" / "contact_sheet.png"
+    if not shown.exists() or looks_differ(sheet, shown):
+        shown.parent.mkdir(exist_ok=True)
+        sheet.save(shown, optimize=True)
+    assert not looks_differ(sheet, shown)
+    assert "docs/screenshots/contact_sheet.png" in (REPOSITORY / "README.md").read_text()
+
+
+def looks_differ(sheet: Image.Image, shown: Path) -> bool:
+    """Whether more than a few words or shades differ."""
+    with Image.open(shown) as image:
+        if image.size != sheet.size:
+            return True
+        small = (sheet.width // 4, sheet.height // 4)
+        pair = [np.asarray(each.convert("RGB").resize(small), float) for each in (image, sheet)]
+    return bool(np.abs(pair[0] - pair[1]).mean() > 4)

@@ -70,6 +70,7 @@ def test_nothing_lingers_and_the_address_holds(tmp_path):
         assert url in text
         answer = httpx.get(f"{url}/v1/jobs", headers={"Authorization": f"Bearer {key}"})
         assert answer.json()["jobs"] == []
+        assert "GET /v1/jobs 200" in (data / "log" / "serve.log").read_text()
         assert len(of(data)) >= 6
         second = subprocess.run(process.args, capture_output=True, text=True)
         assert (second.returncode, second.stdout) == (1, "")

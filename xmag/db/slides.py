@@ -87,13 +87,17 @@ def get(session: Session, slide_id: UUID) -> SlideRow | None:
 
 
 def describe(session: Session, slide_id: UUID, info: SlideInfo) -> None:
-    """Keep what the opened file says. Raises SlideError SLIDE_CHANGED if its sha256 is not the known one."""
+    """Keep what the opened file says; a person's mpp hides the file's, which then stays as it was known.
+
+    Raises SlideError SLIDE_CHANGED if its sha256 is not the known one.
+    """
     known = session.scalars(select(Slide.sha256).where(Slide.id == slide_id)).one()
     if known and info.sha256 and known != info.sha256:
         raise SlideError(Code.SLIDE_CHANGED, "the slide's bytes are not those first seen: submit it again")
-    mpp = info.mpp if info.mpp_source == "file" else None
-    facts = {"vendor": info.vendor, "width": info.width, "height": info.height}
-    facts |= {"mpp_x": mpp and mpp.x, "mpp_y": mpp and mpp.y, "sha256": info.sha256 or known}
+    facts: dict[str, Any] = {"vendor": info.vendor, "width": info.width, "height": info.height}
+    facts["sha256"] = info.sha256 or known
+    if info.mpp is not None and info.mpp_source == "file":
+        facts |= {"mpp_x": info.mpp.x, "mpp_y": info.mpp.y}
     session.execute(update(Slide).where(Slide.id == slide_id).values(facts))
 
 

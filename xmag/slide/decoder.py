@@ -122,15 +122,21 @@ class Decoder:
         )
         return _slide_info(header["info"])
 
-    def plan(self, spec: TilingSpec) -> TilePlan:
-        """Find the tissue and the tiles; raises MPP_MISSING, NO_TISSUE, SLIDE_TOO_LARGE and as `open`."""
-        header, payload = self._call({"command": "plan", "spec": spec.model_dump()})
+    def plan(self, spec: TilingSpec, on_progress: Callable[[float], None] = ignore) -> TilePlan:
+        """Find the tissue and the tiles; raises MPP_MISSING, NO_TISSUE, SLIDE_TOO_LARGE and as `open`.
+
+        A slide without small levels is read whole, which takes minutes: ``on_progress`` hears the share, 0-1.
+        """
+        header, payload = self._call({"command": "plan", "spec": spec.model_dump()}, on_progress)
         return _tile_plan(header, payload)
 
-    def tiles(self, plan: TilePlan, spec: TilingSpec, batch: int) -> Iterator[NDArray[np.uint8]]:
+    def tiles(
+        self, plan: TilePlan, spec: TilingSpec, batch: int, on_progress: Callable[[float], None] = ignore
+    ) -> Iterator[NDArray[np.uint8]]:
         """Yield (b, tile_px, tile_px, 3) RGB in grid order; the last may be smaller.
 
-        The child reads ahead while the caller works. Leaving the iterator early closes the decoder.
+        The child reads ahead while the caller works; ``on_progress`` hears of each block of a slow read. Leaving
+        the iterator early closes the decoder.
         """
         grid = plan.grid
         header = {"span": grid.span, "tile_px": grid.tile_px, "batch": batch, "spec": spec.model_dump()}
@@ -139,7 +145,7 @@ class Decoder:
         try:
             for start in range(0, len(grid), batch):
                 tiles = np.empty((min(batch, len(grid) - start), grid.tile_px, grid.tile_px, 3), np.uint8)
-                self._reply(ignore, into=tiles.data.cast("B"))
+                self._reply(on_progress, into=tiles.data.cast("B"))
                 yield tiles
             self._streaming = False
         finally:

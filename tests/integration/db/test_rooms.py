@@ -1,14 +1,15 @@
-"""Releases, uploads and keys."""
+"""Releases, slides, uploads and keys."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from xmag.db import keys, releases, uploads
+from xmag.db import keys, releases, slides, uploads
 from xmag.db.session import transaction
 from xmag.errors import Code, ReleaseError, RequestError
 
@@ -102,6 +103,19 @@ def row(hospital: Any, upload_id: UUID) -> uploads.UploadRow:
         found = uploads.get(session, upload_id)
     assert found is not None
     return found
+
+
+def test_a_persons_mpp_does_not_hide_the_files(hospital: Any, answer: Callable[[Any], Any]) -> None:
+    hospital.job()
+    read = answer(hospital.take()).slide
+    slide_id = hospital.add()
+    for seen in (read, replace(read, mpp_source="request")):
+        with transaction(hospital.engine) as session:
+            slides.describe(session, slide_id, seen)
+    with transaction(hospital.engine) as session:
+        stored = slides.get(session, slide_id)
+    assert stored is not None
+    assert (stored.mpp, stored.vendor) == (read.mpp, read.vendor)
 
 
 def test_an_upload_grows_from_its_offset_and_is_stored_when_complete(hospital: Any) -> None:

@@ -66,6 +66,24 @@ def test_a_connection_that_breaks_in_mid_body_keeps_what_arrived(steady: House, 
     assert file_of(steady, where).read_bytes()[:kept] == DATA[:kept]
 
 
+def test_a_body_that_breaks_off_is_no_fault_of_ours(steady: House, served: Served) -> None:
+    headers = {
+        **steady.auth(),
+        "Host": "gateway",
+        "Content-Type": "application/json",
+        "Content-Length": "100",
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    with socket.create_connection(("127.0.0.1", served[0])) as connection:
+        connection.sendall(f"POST /v1/jobs HTTP/1.1\r\n{lines}\r\n".encode() + b'{"slide"')
+
+    def counted() -> str:
+        return httpx.get(f"http://127.0.0.1:{served[0]}/metrics").text
+
+    until(lambda: 'route="/v1/jobs",status=' in counted())
+    assert 'route="/v1/jobs",status="499"' in counted()
+
+
 def test_events_arrive_while_the_job_goes_on(steady: House, served: Served) -> None:
     job = steady.submit().json()
     url = f"http://127.0.0.1:{served[0]}/v1/jobs/{job['id']}/events"

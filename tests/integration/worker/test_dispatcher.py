@@ -11,7 +11,7 @@ from worker.broker import QUEUE, TASK, celery_app
 from worker.dispatcher import Chore
 from xmag.db import outbox, uploads
 from xmag.db.session import transaction
-from xmag.errors import Code, PlaceError
+from xmag.errors import Code, JobError, PlaceError, XmagError
 
 
 def unsent(engine) -> int:
@@ -44,7 +44,8 @@ def test_bells_wait_for_a_broker_that_is_away(settings, engine, hospital):
 
 
 def test_a_chore_waits_longer_while_the_database_is_away_and_then_goes_on():
-    outcomes = [PlaceError(Code.DATABASE_UNAVAILABLE, "away")] * 3
+    outcomes: list[XmagError] = [PlaceError(Code.DATABASE_UNAVAILABLE, "away")] * 2
+    outcomes.append(JobError(Code.INTERNAL, "the database refused: a constraint"))
 
     def act() -> None:
         if outcomes:

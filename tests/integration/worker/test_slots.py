@@ -1,5 +1,8 @@
 """Slots and keepers against a real database; no weights are needed to see a job fail as it should."""
 
+import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -141,3 +144,30 @@ def test_an_attempt_has_a_time_limit(hospital, settings):
         with pytest.raises(JobError) as caught:
             keeper.note(Progress("encode", 1, 2))
     assert caught.value.code == Code.TIME_LIMIT
+
+
+def test_a_queue_that_cannot_be_read_does_not_cost_the_threads(hospital, slots, monkeypatch):
+    def refused(*_):
+        raise JobError(Code.INTERNAL, "the database refused: UndefinedTable")
+
+    tried = []
+    monkeypatch.setattr("worker.slots.attempts.claim_next", lambda *_: tried.append(1) or refused())
+    wait_for(lambda: len(tried) > 2 * len(slots._threads))
+    assert slots.alive()
+    monkeypatch.undo()
+    queued = hospital.job()
+    wait_for(lambda: hospital.view(queued).state == "failed")
+
+
+def test_a_worker_that_cannot_start_its_slots_ends(settings):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environment = {
+            "PATH": "",
+            "XMAG_DATABASE_URL": settings.database_url.get_secret_value(),
+            "XMAG_REDIS_URL": settings.redis_url.get_secret_value(),
+            "XMAG_METRICS_PORT": str(taken.getsockname()[1]),
+        }
+        command = [sys.executable, "-m", "cli.main", "worker"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "the slots did not start" in done.stderr

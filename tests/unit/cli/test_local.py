@@ -11,6 +11,7 @@ from cli.analyze import locate, parse_mpp
 from cli.main import COMMANDS, main, xmag
 from cli.slides import slides
 from xmag.errors import Code, PlaceError, XmagError
+from xmag.registry import public_key_text
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +45,11 @@ def test_the_data_folder_fills_what_the_environment_leaves_open(tmp_path):
     assert len(settings.trusted_keys) == 1
     assert local.signing_key(tmp_path).private_bytes_raw() == key.private_bytes_raw()
     assert "word" not in repr(settings)
+
+
+def test_the_key_to_trust_is_printed(tmp_path):
+    found = CliRunner().invoke(xmag, ["weights", "key", "--data", str(tmp_path)])
+    assert found.stdout.strip() == public_key_text(local.signing_key(tmp_path))
 
 
 def test_active_heads_are_kept_by_task(tmp_path):

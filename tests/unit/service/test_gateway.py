@@ -64,6 +64,32 @@ def test_a_hanging_server_is_given_up_and_nothing_is_written_later(
     assert not worked.is_set()
 
 
+def test_the_wait_for_a_turn_counts(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, ended = threading.Event(), threading.Event()
+    pretend(monkeypatch, answers, ended)
+    monkeypatch.setattr(module, "DATABASE_THREADS", 1)
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.2)
+    refused: list[float] = []
+
+    async def ask() -> None:
+        with pytest.raises(PlaceError):
+            await gateway.database(lambda _: None)
+        refused.append(anyio.current_time())
+
+    async def run() -> float:
+        started = anyio.current_time()
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(ask)
+        answers.set()
+        while not ended.is_set():
+            await anyio.sleep(0.01)
+        return max(refused) - started
+
+    assert anyio.run(run) < 20 * 0.2 / 2, "they waited one after the other"
+    assert len(refused) == 20
+
+
 def test_once_connected_the_work_may_take_its_time(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     answers, ended = threading.Event(), threading.Event()
     answers.set()
