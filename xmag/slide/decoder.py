@@ -135,8 +135,8 @@ class Decoder:
     ) -> Iterator[NDArray[np.uint8]]:
         """Yield (b, tile_px, tile_px, 3) RGB in grid order; the last may be smaller.
 
-        The child reads ahead while the caller works; ``on_progress`` hears of each block of a slow read. Leaving
-        the iterator early closes the decoder.
+        The child reads ahead while the caller works; ``on_progress`` hears of each block of a slow read.
+        Leaving the iterator early closes the decoder.
         """
         grid = plan.grid
         header = {"span": grid.span, "tile_px": grid.tile_px, "batch": batch, "spec": spec.model_dump()}
