@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,8 +45,8 @@ class Client:
         self.http.close()
 
     def submit(self, body: dict[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:
-        """POST a job; the same key never makes a second one."""
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        """POST a job; the same key never makes a second one, and a call of its own gets a key of its own."""
+        headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
         return dict(self._call("POST", "/v1/jobs", json=body, headers=headers).json())
 
     def job(self, job_id: str) -> dict[str, Any]:

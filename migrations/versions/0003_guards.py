@@ -69,9 +69,6 @@ BEGIN
     IF to_jsonb(NEW) - 'state' - 'reason' <> to_jsonb(OLD) - 'state' - 'reason' THEN
         RAISE EXCEPTION 'a release never changes' USING ERRCODE = 'restrict_violation';
     END IF;
-    IF OLD.state = 'rejected' AND NEW.state <> 'rejected' THEN
-        RAISE EXCEPTION 'a rejected release stays rejected' USING ERRCODE = 'restrict_violation';
-    END IF;
     RETURN NEW;
 END $$
 """

@@ -19,6 +19,8 @@ from xmag.manifest import Task
 POLL_SECONDS = 2
 """What a caller is told to wait before it looks again."""
 
+IdempotencyKey = Annotated[str | None, Header(max_length=255, pattern=r"^[\x21-\x7e]{1,255}$")]
+
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=GuardedRoute)
 
 
@@ -46,7 +48,7 @@ async def submit_job(
     response: Response,
     gateway: OneGateway,
     caller: Caller,
-    idempotency_key: Annotated[str | None, Header(max_length=255, pattern=r"^[\x21-\x7e]{1,255}$")] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Answered once the job is committed: from then on it ends with exactly one result or error.
 
@@ -122,12 +124,25 @@ async def cancel_job(job_id: UUID, response: Response, gateway: OneGateway, call
     status_code=202,
     response_model=Job,
     summary="Run an ended job again",
-    **scope("submit", Code.NOT_FOUND, Code.CONFLICT, Code.MODEL_UNAVAILABLE, Code.INVALID_REQUEST),
+    **scope(
+        "submit",
+        Code.NOT_FOUND,
+        Code.CONFLICT,
+        Code.IDEMPOTENCY_MISMATCH,
+        Code.MODEL_UNAVAILABLE,
+        Code.INVALID_REQUEST,
+    ),
 )
-async def retry_job(job_id: UUID, response: Response, gateway: OneGateway, caller: Caller) -> Job:
+async def retry_job(
+    job_id: UUID,
+    response: Response,
+    gateway: OneGateway,
+    caller: Caller,
+    idempotency_key: IdempotencyKey = None,
+) -> Job:
     """A new job for the same slide and tasks, with the releases that serve now."""
-    lease = gateway.settings.lease
-    again = await gateway.database(lambda session: jobs.retry(session, job_id, caller.name, lease))
+    lease, key = gateway.settings.lease, idempotency_key
+    again = await gateway.database(lambda session: jobs.retry(session, job_id, caller.name, lease, key))
     return _accepted(response, await job_of(gateway, again))
 
 

@@ -1,6 +1,7 @@
 """Jobs as callers see them: submit, read, cancel, retry. Workers' side: `xmag.db.attempts`."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Literal
 from uuid import UUID
 
@@ -109,10 +110,11 @@ def request_cancel(session: Session, job_id: UUID, actor: str) -> JobView:
     return view
 
 
-def retry(session: Session, job_id: UUID, principal: str, lease: Lease) -> UUID:
+def retry(session: Session, job_id: UUID, principal: str, lease: Lease, key: str | None = None) -> UUID:
     """Queue an ended job anew, as a new job with the heads that serve now; its id.
 
-    Raises RequestError NOT_FOUND, and CONFLICT while the job has not ended.
+    The same idempotency ``key`` never makes a second one. Raises RequestError NOT_FOUND, CONFLICT while the
+    job has not ended, and IDEMPOTENCY_MISMATCH.
     """
     job = _locked(session, job_id)
     if job.state not in TERMINAL:
@@ -129,7 +131,8 @@ def retry(session: Session, job_id: UUID, principal: str, lease: Lease) -> UUID:
         mpp_reason=override.reason if override else None,
         retry_of=job_id,
     )
-    return submit(session, again, None, lease).job_id
+    wish = sha256(f"retry {job_id}".encode()).hexdigest()
+    return submit(session, again, Idempotency(key, wish) if key else None, lease).job_id
 
 
 def counts(session: Session) -> dict[tuple[str, Priority], int]:

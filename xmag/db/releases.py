@@ -66,9 +66,12 @@ def register(
 
 
 def mark_verified(session: Session, digest: str, actor: str = "system") -> bool:
-    """Note that the release passed its self-test; False if it is unknown or was judged before."""
-    step = update(Release).where(Release.digest == digest, Release.state == "registered")
-    if session.execute(step.values(state="verified").returning(Release.digest)).first() is None:
+    """Note that the release passed its self-test; False if it is unknown, verified or retired.
+
+    This lifts a rejection too: what a worker found damaged may be mended, or was that worker's fault.
+    """
+    step = update(Release).where(Release.digest == digest, Release.state.in_(("registered", "rejected")))
+    if session.execute(step.values(state="verified", reason=None).returning(Release.digest)).first() is None:
         return False
     audit.record(session, actor, "release.verified", "release", digest)
     return True
@@ -92,7 +95,7 @@ def promote(session: Session, digest: str, actor: str) -> None:
     if not _fit(session, digest):
         raise RequestError(
             Code.CONFLICT,
-            "the head or its encoder is rejected, retired or unknown: register its encoder, or publish anew",
+            "the head or its encoder is rejected, retired or unknown: run `xmag weights verify` on both",
         )
     current = _current(session, release.task)
     if current is None or current.digest != digest:
@@ -117,7 +120,7 @@ def rollback(session: Session, task: str, actor: str) -> str:
 
 
 def reject(session: Session, digest: str, reason: str, actor: str = "system") -> None:
-    """Never serve with this release again; tasks that did return to the head before, or have none.
+    """Serve no more with this release until it is verified; its tasks return to the head before, if any.
 
     Raises RequestError NOT_FOUND. Jobs already pinned to it end with MODEL_INTEGRITY at the worker.
     """

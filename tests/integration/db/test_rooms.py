@@ -49,6 +49,10 @@ def test_only_a_fit_head_is_promoted(hospital: Any, orphan: str) -> None:
     with transaction(hospital.engine) as session:
         releases.reject(session, head, "self-test")
     assert refusal(hospital, lambda s: releases.promote(s, head, "ann")) == Code.CONFLICT
+    with transaction(hospital.engine) as session:
+        assert releases.mark_verified(session, head)
+        releases.promote(session, head, "ann")
+    assert active(hospital)["nsclc"] == head
 
 
 def test_a_rejected_head_gives_way_to_the_one_before(hospital: Any, make_head: Callable[..., str]) -> None:

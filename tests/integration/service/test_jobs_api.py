@@ -208,6 +208,10 @@ def test_cancel_and_retry(house: House) -> None:
     assert again.status_code == 202
     assert again.json()["retry_of"] == job["id"]
     assert again.headers["location"] == f"/v1/jobs/{again.json()['id']}"
+    keyed = {**house.auth(), "Idempotency-Key": uuid4().hex}
+    twice = [house.client.post(f"{where}/retry", headers=keyed).json()["id"] for _ in range(2)]
+    assert twice[0] == twice[1] != again.json()["id"]
+    problem(house.client.post(f"/v1/jobs/{uuid4()}/retry", headers=keyed), 404, "NOT_FOUND")
     for path in (f"/v1/jobs/{uuid4()}", f"/v1/jobs/{uuid4()}/result", f"/v1/jobs/{uuid4()}/events"):
         problem(house.client.get(path, headers=house.auth()), 404, "NOT_FOUND")
 
