@@ -24,15 +24,19 @@ from xmag.db.keys import Principal
 from xmag.db.uploads import UploadRow
 from xmag.errors import Code, PlaceError, RequestError
 
-TOO_LONG = "the bytes pass the upload's declared length; none was kept"
+TOO_LONG = "the bytes pass the upload's declared length: ask for the offset with HEAD"
+CHECKPOINT = 64 * 1024**2
+"""Bytes that a crash of the gateway may cost the sender of one long PATCH."""
+
 IDLE_SECONDS = 60.0
 """A sender silent for so long is gone; what arrived is kept."""
 
 
 @dataclass
 class Poured:
-    """How far the file was written, and why writing stopped early."""
+    """How far the file is acknowledged and written, and why writing stopped early."""
 
+    kept: int
     end: int
     stopped: PlaceError | ClientDisconnect | None = None
 
@@ -96,7 +100,7 @@ async def append(
                 Code.CHECKSUM_MISMATCH, "the bytes differ from Upload-Checksum: send them again"
             )
         with CancelScope(shield=True):
-            await _acknowledge(gateway, fd, row, poured.end)
+            await _acknowledge(gateway, fd, row, poured)
         if isinstance(poured.stopped, PlaceError):
             raise poured.stopped
         return await current(gateway, upload_id, principal)
@@ -125,8 +129,11 @@ def _check_offset(row: UploadRow, offset: int, request: Request) -> None:
 
 
 async def _pour(gateway: Gateway, fd: int, row: UploadRow, request: Request, hasher: Hasher | None) -> Poured:
-    """Write what arrives, block by block; a sender or disk that stops is told, not raised."""
-    poured, buffer = Poured(row.offset_bytes), bytearray()
+    """Write what arrives, block by block; a sender or disk that stops is told, not raised.
+
+    Without a checksum that may still drop the bytes, each `CHECKPOINT` of them is acknowledged on the way.
+    """
+    poured, buffer = Poured(row.offset_bytes, row.offset_bytes), bytearray()
     try:
         async for chunk in _chunks(request):
             if poured.end + len(buffer) + len(chunk) > row.size:
@@ -134,6 +141,8 @@ async def _pour(gateway: Gateway, fd: int, row: UploadRow, request: Request, has
             buffer += chunk
             if len(buffer) >= files.BLOCK:
                 await _flush(gateway, fd, poured, buffer, hasher)
+            if hasher is None and poured.kept + CHECKPOINT <= poured.end < row.size:
+                await _acknowledge(gateway, fd, row, poured)
     except (ClientDisconnect, TimeoutError):
         poured.stopped = ClientDisconnect()
     except PlaceError as error:
@@ -172,19 +181,20 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
         more = message.get("more_body", False)
 
 
-async def _acknowledge(gateway: Gateway, fd: int, row: UploadRow, end: int) -> None:
-    if end == row.offset_bytes:
+async def _acknowledge(gateway: Gateway, fd: int, row: UploadRow, poured: Poured) -> None:
+    if poured.end == poured.kept:
         return
     await gateway.file(files.sync, fd)
-    expire = gateway.settings.uploads.expire_seconds
+    kept, end, expire = poured.kept, poured.end, gateway.settings.uploads.expire_seconds
     if end < row.size:
-        await gateway.database(lambda s: uploads.advance(s, row.id, row.offset_bytes, end, expire))
+        await gateway.database(lambda session: uploads.advance(session, row.id, kept, end, expire))
     else:
-        await _finish(gateway, fd, row, expire)
-    gateway.metrics.uploaded(end - row.offset_bytes)
+        await _finish(gateway, fd, row, kept, expire)
+    gateway.metrics.uploaded(end - kept)
+    poured.kept = end
 
 
-async def _finish(gateway: Gateway, fd: int, row: UploadRow, expire: float) -> None:
+async def _finish(gateway: Gateway, fd: int, row: UploadRow, kept: int, expire: float) -> None:
     sha256 = await gateway.file(files.digest, fd, row.size)
     if row.declared_sha256 not in (None, sha256):
         await gateway.database(lambda s: uploads.reject(s, row.id, "checksum"))
@@ -194,7 +204,7 @@ async def _finish(gateway: Gateway, fd: int, row: UploadRow, expire: float) -> N
         )
 
     def work(session: Session) -> None:
-        uploads.advance(session, row.id, row.offset_bytes, row.size, expire)
+        uploads.advance(session, row.id, kept, row.size, expire)
         uploads.finalize(session, row.id, expire)
         uploads.finish(session, row.id, sha256)
 

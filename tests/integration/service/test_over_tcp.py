@@ -9,6 +9,7 @@ import httpx
 import pytest
 import uvicorn
 
+from service import uploading
 from service.app import create_app
 from service.gateway import Gateway
 from tests.integration.service.conftest import House
@@ -46,6 +47,14 @@ def until(holds: object, seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
+def patching(served: Served, where: str, headers: dict[str, str]) -> socket.socket:
+    """A connection on which the body of a PATCH may be sent."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    connection = socket.create_connection(("127.0.0.1", served[0]))
+    connection.sendall(f"PATCH {where} HTTP/1.1\r\n{lines}\r\n".encode())
+    return connection
+
+
 def test_a_connection_that_breaks_in_mid_body_keeps_what_arrived(steady: House, served: Served) -> None:
     where = begin(steady).headers["location"]
     headers = {
@@ -56,14 +65,34 @@ def test_a_connection_that_breaks_in_mid_body_keeps_what_arrived(steady: House, 
         "Content-Type": "application/offset+octet-stream",
         "Content-Length": str(len(DATA)),
     }
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    with socket.create_connection(("127.0.0.1", served[0])) as connection:
-        connection.sendall(f"PATCH {where} HTTP/1.1\r\n{lines}\r\n".encode() + DATA[:2_000_000])
+    with patching(served, where, headers) as connection:
+        connection.sendall(DATA[:2_000_000])
         until(lambda: file_of(steady, where).stat().st_size > 0)
     until(lambda: offset(steady, where) > 0)
     kept = offset(steady, where)
     assert kept <= 2_000_000
     assert file_of(steady, where).read_bytes()[:kept] == DATA[:kept]
+
+
+def test_a_long_patch_is_acknowledged_on_the_way(
+    steady: House, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploading, "CHECKPOINT", 1_000_000)
+    where = begin(steady).headers["location"]
+    headers = {
+        **steady.auth(),
+        **TUS,
+        "Host": "gateway",
+        "Upload-Offset": "0",
+        "Content-Type": "application/offset+octet-stream",
+        "Content-Length": str(len(DATA)),
+    }
+    with patching(served, where, headers) as connection:
+        connection.sendall(DATA[:2_200_000])
+        until(lambda: offset(steady, where) >= 1_000_000)
+        connection.sendall(DATA[2_200_000:])
+        until(lambda: offset(steady, where) == len(DATA))
+    assert file_of(steady, where).read_bytes() == DATA
 
 
 def test_a_body_that_breaks_off_is_no_fault_of_ours(steady: House, served: Served) -> None:
