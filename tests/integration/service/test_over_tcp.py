@@ -47,16 +47,8 @@ def until(holds: object, seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def patching(served: Served, where: str, headers: dict[str, str]) -> socket.socket:
-    """A connection on which the body of a PATCH may be sent."""
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    connection = socket.create_connection(("127.0.0.1", served[0]))
-    connection.sendall(f"PATCH {where} HTTP/1.1\r\n{lines}\r\n".encode())
-    return connection
-
-
-def test_a_connection_that_breaks_in_mid_body_keeps_what_arrived(steady: House, served: Served) -> None:
-    where = begin(steady).headers["location"]
+def patching(steady: House, served: Served, where: str) -> socket.socket:
+    """A connection on which the body of a PATCH of `DATA` may be sent."""
     headers = {
         **steady.auth(),
         **TUS,
@@ -65,7 +57,15 @@ def test_a_connection_that_breaks_in_mid_body_keeps_what_arrived(steady: House, 
         "Content-Type": "application/offset+octet-stream",
         "Content-Length": str(len(DATA)),
     }
-    with patching(served, where, headers) as connection:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    connection = socket.create_connection(("127.0.0.1", served[0]))
+    connection.sendall(f"PATCH {where} HTTP/1.1\r\n{lines}\r\n".encode())
+    return connection
+
+
+def test_a_connection_that_breaks_in_mid_body_keeps_what_arrived(steady: House, served: Served) -> None:
+    where = begin(steady).headers["location"]
+    with patching(steady, served, where) as connection:
         connection.sendall(DATA[:2_000_000])
         until(lambda: file_of(steady, where).stat().st_size > 0)
     until(lambda: offset(steady, where) > 0)
@@ -79,15 +79,7 @@ def test_a_long_patch_is_acknowledged_on_the_way(
 ) -> None:
     monkeypatch.setattr(uploading, "CHECKPOINT", 1_000_000)
     where = begin(steady).headers["location"]
-    headers = {
-        **steady.auth(),
-        **TUS,
-        "Host": "gateway",
-        "Upload-Offset": "0",
-        "Content-Type": "application/offset+octet-stream",
-        "Content-Length": str(len(DATA)),
-    }
-    with patching(served, where, headers) as connection:
+    with patching(steady, served, where) as connection:
         connection.sendall(DATA[:2_200_000])
         until(lambda: offset(steady, where) >= 1_000_000)
         connection.sendall(DATA[2_200_000:])
