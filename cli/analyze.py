@@ -14,7 +14,7 @@ from xmag.manifest import HeadManifest
 from xmag.registry import read_manifest
 from xmag.slide.info import MppOverride
 from xmag.slide.location import SlideLocation
-from xmag.units import Mpp, MppXY
+from xmag.units import MPP_RANGE, Mpp, MppXY
 
 
 @click.command()
@@ -77,8 +77,13 @@ def parse_mpp(text: str | None, reason: str | None) -> MppOverride | None:
     """``0.25`` or ``0.25,0.26`` with a reason; raises RequestError INVALID_REQUEST."""
     if text is None and reason is None:
         return None
-    if not text or not reason:
+    mpp = _mpp(text) if text else None
+    if not mpp or not reason:
         raise RequestError(Code.INVALID_REQUEST, "--mpp and --mpp-reason go together")
+    return MppOverride(mpp, reason)
+
+
+def _mpp(text: str) -> MppXY:
     try:
         axes = [float(part) for part in text.split(",")]
     except ValueError:
@@ -87,7 +92,12 @@ def parse_mpp(text: str | None, reason: str | None) -> MppOverride | None:
         raise RequestError(
             Code.INVALID_REQUEST, "--mpp is one number, or two with a comma, in µm for each pixel"
         )
-    return MppOverride(MppXY(Mpp(axes[0]), Mpp(axes[-1])), reason)
+    mpp = MppXY(Mpp(axes[0]), Mpp(axes[-1]))
+    if not mpp.plausible():
+        low, high = MPP_RANGE
+        reason = f"--mpp lies from {low:g} to {high:g} µm for each pixel, and is alike along both axes"
+        raise RequestError(Code.INVALID_REQUEST, reason)
+    return mpp
 
 
 def table(document: dict[str, Any]) -> str:

@@ -53,14 +53,24 @@ def database(settings: Settings) -> Iterator[Session]:
     """One transaction; raises DATABASE_UNAVAILABLE, which says how to start one."""
     url = settings.database_url.get_secret_value()
     if not url:
-        reason = "no database: start `xmag up` on this data folder, or set XMAG_DATABASE_URL"
-        raise PlaceError(Code.DATABASE_UNAVAILABLE, reason)
+        raise _no_database(settings)
     engine = connect(url, pool=1)
     try:
         with transaction(engine) as session:
             yield session
+    except PlaceError as error:
+        given = load_settings().database_url.get_secret_value()
+        if given or error.code != Code.DATABASE_UNAVAILABLE:
+            raise
+        raise _no_database(settings) from None
     finally:
         engine.dispose()
+
+
+def _no_database(settings: Settings) -> PlaceError:
+    """The data folder is this machine's own, so its name may be shown."""
+    reason = f"no database runs on the data folder {settings.data}: start `xmag up` there, give --data,"
+    return PlaceError(Code.DATABASE_UNAVAILABLE, f"{reason} or set XMAG_DATABASE_URL")
 
 
 def database_answers(settings: Settings) -> bool:
@@ -107,9 +117,10 @@ def chosen_heads(data: Path, tasks: tuple[str, ...], every: bool) -> dict[str, s
 
 
 def find_release(settings: Settings, prefix: str) -> str:
-    """The one release whose digest starts with ``prefix``; raises MODEL_UNAVAILABLE."""
+    """The one release whose digest starts with ``prefix``; raises RequestError NOT_FOUND."""
     found = [digest for digest in listing(settings.releases_dir) if digest.startswith(prefix)]
-    if len(found) != 1:
-        reason = f"{len(found)} releases have this digest: see `xmag weights list`"
-        raise ReleaseError(Code.MODEL_UNAVAILABLE, reason)
+    if not found:
+        raise RequestError(Code.NOT_FOUND, "no release begins with these digits: see `xmag weights list`")
+    if len(found) > 1:
+        raise RequestError(Code.NOT_FOUND, f"{len(found)} releases begin with these digits: give more digits")
     return found[0]

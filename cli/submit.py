@@ -33,6 +33,7 @@ def submit(
 ) -> None:
     """Submit SLIDE; it is uploaded unless it lies beneath a folder that the service reads itself."""
     data = (given["data"] or load_settings().data).absolute()
+    job: dict[str, Any] = {}
     try:
         with Client.to(url or _read(data / "url"), api_key or _read(data / "api-key")) as client:
             remote = url is not None
@@ -44,7 +45,7 @@ def submit(
     except XmagError as error:
         if not as_json:
             raise
-        click.echo(json.dumps({"error": {"code": error.code, "detail": error.detail}}))
+        click.echo(_failure({"code": error.code, "detail": error.detail}, job))
         sys.exit(1)
     failed = wait and job["state"] != "succeeded"
     click.echo(_text(job, document, as_json), err=failed and not as_json)
@@ -83,11 +84,16 @@ def _beneath_root(path: Path, data: Path) -> dict[str, str] | None:
 def _text(job: dict[str, Any], document: dict[str, Any], as_json: bool) -> str:
     if as_json:
         error = job["error"] if job["state"] != "succeeded" else None
-        return json.dumps({"error": error} if error else document)
+        return _failure(error, job) if error else json.dumps(document)
     if job["state"] == "succeeded":
         return table(document)
     error = job["error"]
     return f"{job['id']}  {job['state']}" + (f"  {error['code']}: {error['detail']}" if error else "")
+
+
+def _failure(error: dict[str, Any], job: dict[str, Any]) -> str:
+    """``job`` is left out while there is none."""
+    return json.dumps({"error": error} | ({"job": job["id"]} if job else {}))
 
 
 def _read(path: Path) -> str:

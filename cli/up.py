@@ -9,9 +9,10 @@ import click
 
 from cli.local import active_heads, data_option, database
 from cli.stack import running_stack
-from xmag.config import load_settings
+from cli.weights import promote_head
+from xmag.config import Settings, load_settings
 from xmag.db import releases
-from xmag.errors import Code, PlaceError
+from xmag.errors import Code, PlaceError, XmagError
 
 
 @click.command()
@@ -29,8 +30,7 @@ def up(port: int, roots: tuple[str, ...], data: Path | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     with running_stack(folder, roots=_roots(roots), port=port, reporter=_say) as stack:
-        with database(stack.settings) as session:
-            served = sorted(releases.active(session))
+        served = _serve_promoted(stack.settings)
         click.echo(f"URL      {stack.url}    (API: {stack.url}/openapi.json)")
         click.echo(f"API key  {stack.api_key}")
         click.echo(f"data     {folder}    slides: {folder / 'slides'}")
@@ -42,11 +42,29 @@ def up(port: int, roots: tuple[str, ...], data: Path | None) -> None:
     _say("stopped")
 
 
+def _serve_promoted(settings: Settings) -> list[str]:
+    """Serve what was promoted while no database ran; the tasks that are served."""
+    served = set(_served(settings))
+    for task, digest in active_heads(settings.data).items():
+        if task in served:
+            continue
+        try:
+            promote_head(settings, digest)
+        except XmagError as error:
+            _say(f"{task} is not served, its promoted release cannot be used: {error.detail}")
+    return _served(settings)
+
+
+def _served(settings: Settings) -> list[str]:
+    with database(settings) as session:
+        return sorted(releases.active(session))
+
+
 def _weights(folder: Path, served: list[str]) -> str:
     if served:
         return f"tasks    {', '.join(served)}"
     if active_heads(folder):
-        return "tasks    none in the database: promote the releases again, see `xmag weights list`"
+        return "tasks    none: the promoted releases cannot be used, see `xmag weights verify`"
     return "tasks    none: no weights are promoted; run `make demo`, or `xmag weights publish` and `promote`"
 
 

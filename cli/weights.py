@@ -49,7 +49,10 @@ def list_(data: Path | None) -> None:
     """Print every release of the data folder; * marks the heads in use."""
     settings = local_settings(data)
     active = set(local.active_heads(settings.data).values())
-    for digest in registry.listing(settings.releases_dir):
+    known = registry.listing(settings.releases_dir)
+    if not known:
+        click.echo("no releases in the data folder: run `make demo`, or `xmag weights publish FOLDER`")
+    for digest in known:
         manifest = registry.read_manifest(settings.releases_dir, digest)
         kind = manifest.task if isinstance(manifest, HeadManifest) else "encoder"
         mark = "*" if digest in active else " "
@@ -78,9 +81,10 @@ def verify(digest: str, data: Path | None) -> None:
 def promote(digest: str, data: Path | None) -> None:
     """Let a head serve its task from now on; jobs already submitted keep theirs."""
     settings = local_settings(data)
-    task, served = promote_head(settings, local.find_release(settings, digest))
+    found = local.find_release(settings, digest)
+    task, served = promote_head(settings, found)
     click.echo(
-        f"{task} is now read with {digest}" + ("" if served else " by `xmag analyze`; no database answers")
+        f"{task} is now read with {found}" + ("" if served else " by `xmag analyze`; no database answers")
     )
 
 

@@ -136,7 +136,7 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
     found = [{"loc": list(e["loc"]), "msg": _message(e), "type": e["type"]} for e in error.errors()]
     if any(e["type"] == "json_invalid" for e in found):
         return respond(Code.INVALID_REQUEST, "the body is not JSON", request_id(request), status=400)
-    unknown = any(e["type"] == "literal_error" and "tasks" in e["loc"] for e in found)
+    unknown = any(e["type"] == "literal_error" and {"task", "tasks"} & set(e["loc"]) for e in found)
     code = Code.UNKNOWN_TASK if unknown else Code.INVALID_REQUEST
     detail = "the request does not fit its schema: see `errors`"
     return respond(code, detail, request_id(request), errors=found)

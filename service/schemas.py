@@ -11,7 +11,7 @@ from xmag.db.jobs import JobView
 from xmag.db.releases import ReleaseRow
 from xmag.db.slides import SlideRow
 from xmag.manifest import TASK_LABELS, Licence, Task
-from xmag.units import MPP_RANGE, MppXY
+from xmag.units import MAX_ANISOTROPY, MPP_RANGE, MppXY
 from xmag.units import Mpp as MppUnit
 
 Priority = Literal["stat", "routine", "batch"]
@@ -52,8 +52,8 @@ class SlideByUpload(Closed):
 class MppGiven(Closed):
     """Micrometres for each level-0 pixel."""
 
-    x: Axis
-    y: Axis
+    x: Axis = Field(examples=[0.25])
+    y: Axis = Field(examples=[0.25])
 
 
 class JobRequest(Closed):
@@ -82,6 +82,8 @@ class JobRequest(Closed):
     def _fits(self) -> Self:
         if (self.mpp is None) != (self.mpp_reason is None):
             raise ValueError("`mpp` and `mpp_reason` go together")
+        if self.resolution is not None and not self.resolution.plausible():
+            raise ValueError(f"the axes of `mpp` differ by more than {MAX_ANISOTROPY:g} times")
         if len(set(self.tasks)) != len(self.tasks):
             raise ValueError("a task is named twice")
         return self
@@ -93,12 +95,12 @@ class JobRequest(Closed):
 
 
 class Progress(BaseModel):
-    """How far a running job is."""
+    """How far a job is: tiles or steps of its stage, and the share of the whole."""
 
     stage: str | None = Field(examples=["encode"])
-    done: int
-    total: int
-    fraction: float = Field(examples=[0.42], ge=0, le=1)
+    done: int = Field(examples=[231])
+    total: int = Field(examples=[554])
+    fraction: float = Field(examples=[0.46], ge=0, le=1, description="of the whole job; 1 when it succeeded")
 
 
 class JobError(BaseModel):

@@ -116,12 +116,13 @@ def _slide(session: Session, request: JobRequest, place: Place | None, principal
 
 
 def _known_slide(session: Session, slide_id: UUID, tags: dict[slides.Tag, str | None]) -> UUID:
-    """Name a known slide again; new tags fill blanks, and its first look at the file is kept."""
+    """A known slide as it was first looked at, under its own tags where the caller gives none."""
     row = slides.get(session, slide_id)
     if row is None:
         raise SlideError(Code.SLIDE_NOT_FOUND, "no slide has this id: submit its path or upload it")
+    named = {name: getattr(row, name) if given is None else given for name, given in tags.items()}
     return slides.add(
-        session, NewSlide(row.root, row.relative, row.fingerprint, row.source, row.sha256, **tags)
+        session, NewSlide(row.root, row.relative, row.fingerprint, row.source, row.sha256, **named)
     )
 
 

@@ -1,7 +1,7 @@
 """The worker program: Celery listens for bells in the main thread, the slots do the work.
 
 ``celery -A worker.app:app worker --pool=solo`` and ``xmag worker`` are the same. The slots start before
-the broker is looked for, so jobs flow while Redis is absent.
+the broker is looked for, so jobs flow while Redis is absent or sick.
 """
 
 import functools

@@ -30,6 +30,7 @@ def celery_app(settings: Settings, *, socket_seconds: float) -> Celery:
         task_default_queue=QUEUE,
         task_ignore_result=True,
         task_serializer="json",
+        worker_consumer="worker.consumer:PatientConsumer",
         worker_disable_prefetch=True,
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,

@@ -18,7 +18,7 @@ from xmag.analysis import Analysis, Prediction, Progress, Stage, mpp_json, to_js
 from xmag.config import Settings
 from xmag.errors import Code, ReleaseError, SlideError
 from xmag.heatmap import Overlay
-from xmag.manifest import Licence
+from xmag.manifest import TASK_LABELS, Licence
 from xmag.nn.bundle import Encoder, Head
 from xmag.nn.runtime import Engine, HeadOutput
 from xmag.slide.decoder import Decoder
@@ -221,9 +221,9 @@ def _write_overlays(
 
 
 def _by_task(heads: dict[str, str], groups: dict[str, _Group]) -> dict[str, tuple[Head, _Group]]:
-    """Head and group of each task, in the request's order."""
+    """Head and group of each task, in the order of `TASK_LABELS` whatever the request's."""
     found = {task: (head, group) for group in groups.values() for task, head in group.heads.items()}
-    return {task: found[task] for task in heads}
+    return {task: found[task] for task in TASK_LABELS if task in heads}
 
 
 def _predict(task: str, head: Head, encoder: Encoder, output: HeadOutput) -> Prediction:

@@ -21,6 +21,9 @@ TWENTY_X = Mpp(0.5)
 MPP_RANGE = (Mpp(0.05), Mpp(20.0))
 """Level-0 values outside are a scanner's or an operator's mistake, not a magnification."""
 
+MAX_ANISOTROPY = 4.0
+"""Pixels longer than this many times their width are a mistake too."""
+
 
 @dataclass(frozen=True, slots=True)
 class MppXY:
@@ -30,6 +33,7 @@ class MppXY:
     y: Mpp
 
     def plausible(self) -> bool:
-        """Whether both axes lie in `MPP_RANGE` (NaN does not)."""
+        """Whether both axes lie in `MPP_RANGE` (NaN does not) and within `MAX_ANISOTROPY` of each other."""
         low, high = MPP_RANGE
-        return low <= self.x <= high and low <= self.y <= high
+        inside = low <= self.x <= high and low <= self.y <= high
+        return inside and max(self.x, self.y) <= MAX_ANISOTROPY * min(self.x, self.y)

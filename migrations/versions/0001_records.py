@@ -27,6 +27,12 @@ def upgrade() -> None:
     op.create_table(
         "slides",
         sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column(
+            "naming",
+            sa.Text(),
+            nullable=False,
+            comment="sha256 of place, version, accession and the other tags",
+        ),
         sa.Column("case_id", sa.Uuid(), nullable=True),
         sa.Column("root", sa.Text(), nullable=False),
         sa.Column("relative", sa.Text(), nullable=False),
@@ -55,7 +61,7 @@ def upgrade() -> None:
         sa.CheckConstraint("size >= 0", name=op.f("ck_slides_size")),
         sa.ForeignKeyConstraint(["case_id"], ["cases.id"], name="fk_slides_case_id"),
         sa.PrimaryKeyConstraint("id", name="pk_slides"),
-        sa.UniqueConstraint("root", "relative", "size", "mtime_ns", "inode", name="uq_slides_file"),
+        sa.UniqueConstraint("naming", name="uq_slides_naming"),
     )
     op.create_index("ix_slides_case_id", "slides", ["case_id"])
     op.create_index("ix_slides_sha256", "slides", ["sha256"])

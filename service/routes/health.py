@@ -16,6 +16,8 @@ from xmag.db.tables import PRIORITIES, STATES
 from xmag.errors import PlaceError
 
 SCRAPE_SECONDS = 2.0
+LEAST_FREE_BYTES = 64 * 1024**2
+"""With less, even a row or an overlay may not fit."""
 
 router = APIRouter(tags=["health"], route_class=GuardedRoute)
 
@@ -82,7 +84,7 @@ async def _database(gateway: OneGateway) -> dict[str, Check]:
 
 def _disk(settings: Settings) -> Check:
     place = next(folder for folder in (settings.data, *settings.data.absolute().parents) if folder.exists())
-    enough = free_bytes(place) >= settings.uploads.reserve_bytes
+    enough = free_bytes(place) >= max(LEAST_FREE_BYTES, settings.uploads.reserve_bytes)
     return Check(ok=enough, required=True, detail="ok" if enough else "too little free space: free some")
 
 

@@ -12,6 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from cli import local
+from cli.weights import promote_head
+from tests.acceptance.conftest import QUICK, publish_heads
+
 
 @contextmanager
 def up(data: Path) -> Iterator[subprocess.Popen]:
@@ -82,4 +86,18 @@ def test_nothing_lingers_and_the_address_holds(tmp_path):
         assert key in told(process)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
+    wait_until_none(data)
+
+
+def test_heads_promoted_offline_are_served(tmp_path):
+    data = tmp_path / "data"
+    heads = publish_heads(data, QUICK, ("nsclc",))
+    assert promote_head(local.local_settings(data), heads["nsclc"]) == ("nsclc", False)
+    local.set_active(data, "rcc", "0" * 64)
+    with up(data) as process:
+        text = told(process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    assert "tasks    nsclc\n" in text
+    assert text.count("rcc is not served") == 1
     wait_until_none(data)

@@ -14,11 +14,19 @@ from xmag.db.tables import PRIORITIES, Case, Job, JobRelease, Slide
 from xmag.errors import Code, RequestError
 
 NAMES = {rank: name for name, rank in PRIORITIES.items()}
+SPANS = {
+    "open": (0.0, 0.05),
+    "mask": (0.05, 0.1),
+    "encode": (0.1, 0.96),
+    "head": (0.96, 0.98),
+    "write": (0.98, 1.0),
+}
+"""Each stage's part of a job; encoding takes nearly all of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobProgress:
-    """How far the running attempt is; ``fraction`` of the stage, 0-1 (0 while the total is unknown)."""
+    """How far the attempt is; ``fraction`` of the whole job, 0-1, which never runs back within an attempt."""
 
     stage: str | None
     done: int
@@ -138,13 +146,12 @@ def _pinned(session: Session, job_ids: Sequence[UUID]) -> dict[UUID, dict[str, s
 
 
 def _view(job: Job, slide: Slide, accession: str | None, releases: dict[str, str]) -> JobView:
-    fraction = job.done / job.total if job.total else 0.0
     return JobView(
         id=job.id,
         state=job.state,
         priority=NAMES[job.priority],
         tasks=tuple(job.tasks),
-        progress=JobProgress(job.stage, job.done, job.total, fraction),
+        progress=JobProgress(job.stage, job.done, job.total, _fraction(job)),
         error=Failure(job.error_code, job.error_detail or "") if job.error_code else None,
         principal=job.principal,
         created_at=job.created_at,
@@ -161,6 +168,13 @@ def _view(job: Job, slide: Slide, accession: str | None, releases: dict[str, str
         stain=slide.stain,
         scanner=slide.scanner,
     )
+
+
+def _fraction(job: Job) -> float:
+    if job.state == "succeeded":
+        return 1.0
+    begin, end = SPANS.get(job.stage or "", (0.0, 0.0))
+    return begin + (end - begin) * (min(1.0, job.done / job.total) if job.total else 0.0)
 
 
 def _encode(last: JobView) -> str:

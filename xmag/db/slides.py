@@ -1,7 +1,9 @@
 """Slides as files at a place, and what a worker or viewer learned of them."""
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, Literal, get_args
 from uuid import UUID
 
@@ -10,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from xmag.db.tables import Case, Slide
-from xmag.errors import Code, RequestError, SlideError
+from xmag.errors import Code, SlideError
 from xmag.slide.info import SlideInfo
 from xmag.slide.location import Fingerprint
 from xmag.units import Mpp, MppXY
@@ -60,21 +62,26 @@ class SlideRow:
 
 
 def add(session: Session, new: NewSlide) -> UUID:
-    """The id of this version of the file, stored once; blanks of an earlier naming are filled in.
+    """The id of this version of the file under this naming, stored once.
 
-    Raises RequestError CONFLICT if the file is known with another accession, specimen, block, stain or
-    scanner: results must not move from one patient to another.
+    Another accession, specimen, block, stain or scanner for the same file is another slide: a wrong one is
+    put right by submitting again, and no result ever moves from one patient to another.
     """
-    case_id = _case(session, new.accession)
     seen = new.fingerprint
-    file = (Slide.root, Slide.relative, Slide.size, Slide.mtime_ns, Slide.inode)
-    values = (new.root, new.relative, seen.size, seen.mtime_ns, str(seen.inode))
-    row = dict(zip((column.key for column in file), values, strict=True))
-    session.execute(insert(Slide).values(**row, source=new.source).on_conflict_do_nothing())
-    same = (column == value for column, value in zip(file, values, strict=True))
-    slide_id = session.scalars(select(Slide.id).where(*same).with_for_update(key_share=True)).one()
-    _fill(session, slide_id, new, case_id)
-    return slide_id
+    row: dict[str, Any] = {
+        "naming": _naming(new),
+        "case_id": _case(session, new.accession),
+        "root": new.root,
+        "relative": new.relative,
+        "size": seen.size,
+        "mtime_ns": seen.mtime_ns,
+        "inode": str(seen.inode),
+        "source": new.source,
+        "sha256": new.sha256,
+        **{name: getattr(new, name) for name in TAGS if name != "accession"},
+    }
+    session.execute(insert(Slide).values(row).on_conflict_do_nothing(index_elements=[Slide.naming]))
+    return session.scalars(select(Slide.id).where(Slide.naming == row["naming"])).one()
 
 
 def get(session: Session, slide_id: UUID) -> SlideRow | None:
@@ -133,16 +140,7 @@ def _case(session: Session, accession: str | None) -> UUID | None:
     return session.scalars(select(Case.id).where(Case.accession == accession)).one()
 
 
-def _fill(session: Session, slide_id: UUID, new: NewSlide, case_id: UUID | None) -> None:
-    stored = get(session, slide_id)
-    changes: dict[str, Any] = {}
-    for name in (*TAGS, "sha256"):
-        given, known = getattr(new, name), getattr(stored, name)
-        if given is not None and known is not None and given != known:
-            raise RequestError(
-                Code.CONFLICT, f"this file is already known with another {name}: give the same value or none"
-            )
-        if given is not None and known is None:
-            changes |= {"case_id": case_id} if name == "accession" else {name: given}
-    if changes:
-        session.execute(update(Slide).where(Slide.id == slide_id).values(changes))
+def _naming(new: NewSlide) -> str:
+    seen = new.fingerprint
+    file = (new.root, new.relative, seen.size, seen.mtime_ns, seen.inode)
+    return sha256(json.dumps([*file, *(getattr(new, name) for name in TAGS)]).encode()).hexdigest()

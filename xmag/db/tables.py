@@ -41,10 +41,11 @@ class Case(Base):
 
 
 class Slide(Base):
-    """One version of one file."""
+    """One version of one file, as it was named by those who sent it."""
 
     __tablename__ = "slides"
     id: Mapped[Id]
+    naming: Mapped[str] = mapped_column(comment="sha256 of place, version, accession and the other tags")
     case_id: Mapped[UUID | None] = mapped_column(ForeignKey("cases.id"), index=True)
     root: Mapped[str]
     relative: Mapped[str]
@@ -64,7 +65,7 @@ class Slide(Base):
     scanner: Mapped[str | None]
     created_at: Mapped[Now]
     __table_args__ = (
-        UniqueConstraint("root", "relative", "size", "mtime_ns", "inode", name="uq_slides_file"),
+        UniqueConstraint("naming", name="uq_slides_naming"),
         CheckConstraint(one_of("source", ("path", "upload")), name="source"),
         CheckConstraint("size >= 0", name="size"),
         CheckConstraint("(mpp_x IS NULL) = (mpp_y IS NULL)", name="mpp"),

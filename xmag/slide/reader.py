@@ -5,7 +5,6 @@ Nothing but the facts of `SlideInfo` leaves the file: no label, no macro image, 
 
 import math
 import os
-import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from xmag.errors import Code, SlideError
 from xmag.slide.identity import Identity, identify, sha256
 from xmag.slide.info import LevelInfo, MppOverride, MppSource, SlideInfo
 from xmag.slide.location import Fingerprint, SlideLocation, fingerprint
+from xmag.slide.tiff import cut_short
 from xmag.units import Level0Px, Mpp, MppXY
 
 VENDORS = frozenset(
@@ -156,21 +156,9 @@ def _suffix_fits(vendor: str, suffix: str, fd: int) -> bool:
 
 
 def _unrecognised(fd: int) -> SlideError:
-    size = os.fstat(fd).st_size
-    if not size or _directory_beyond_end(os.pread(fd, 16, 0), size):
+    if not os.fstat(fd).st_size or cut_short(fd):
         return SlideError(Code.SLIDE_CORRUPT, "the slide is empty or cut short: copy it again")
     return SlideError(Code.SLIDE_UNSUPPORTED, "the file is no slide that OpenSlide reads")
-
-
-def _directory_beyond_end(head: bytes, size: int) -> bool:
-    """Whether this is a TIFF whose first directory lies beyond the end of the file."""
-    order = {b"II": "<", b"MM": ">"}.get(head[:2])
-    if order is None or len(head) < 16:
-        return False
-    (version,) = struct.unpack_from(f"{order}H", head, 2)
-    if version == 42:
-        return bool(struct.unpack_from(f"{order}I", head, 4)[0] >= size)
-    return version == 43 and bool(struct.unpack_from(f"{order}Q", head, 8)[0] >= size)
 
 
 def _info(handle: openslide.OpenSlide, override: MppOverride | None) -> SlideInfo:

@@ -91,22 +91,24 @@ def test_a_job_shows_what_was_asked(hospital: Any) -> None:
     assert view.progress == jobs.JobProgress(None, 0, 0, 0.0)
 
 
-def test_the_same_file_is_one_slide_and_never_moves_between_patients(hospital: Any) -> None:
+def test_a_file_is_one_slide_for_each_naming(hospital: Any) -> None:
     new = hospital.slide(accession=None)
-    with transaction(hospital.engine) as session:
-        first = slides.add(session, new)
-        row = slides.get(session, first)
-    assert row is not None
-    assert (row.fingerprint, row.accession) == (new.fingerprint, None)
-    named = {"root": new.root, "relative": new.relative, "fingerprint": new.fingerprint}
-    assert hospital.add(**named, accession="A1") == first
-    assert hospital.add(**named) == first
-    with pytest.raises(RequestError) as refused:
-        hospital.add(**named, accession="A2")
-    assert refused.value.code == Code.CONFLICT
-    assert "A1" not in refused.value.detail
+    file = {"root": new.root, "relative": new.relative, "fingerprint": new.fingerprint}
     replaced = Fingerprint(new.fingerprint.size, 999_999, new.fingerprint.inode)
-    assert hospital.add(**(named | {"fingerprint": replaced}), accession="A2") != first
+    namings = [
+        {},
+        {"accession": "A1"},
+        {"accession": "A2"},
+        {"accession": "A1", "block": "B"},
+        {"specimen": "B"},
+        {"accession": "A2", "fingerprint": replaced},
+    ]
+    ids = [hospital.add(**(file | naming)) for naming in namings]
+    assert len(set(ids)) == len(namings)
+    assert [hospital.add(**(file | naming)) for naming in namings] == ids
+    with transaction(hospital.engine) as session:
+        rows = [slides.get(session, slide_id) for slide_id in ids]
+    assert [row and row.accession for row in rows] == [naming.get("accession") for naming in namings]
 
 
 def test_an_inode_of_64_bits_is_kept(hospital: Any) -> None:

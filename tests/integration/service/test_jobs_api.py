@@ -142,6 +142,20 @@ def test_a_race_with_one_idempotency_key_makes_one_job(house: House) -> None:
     assert len({answer.json()["id"] for answer in answers}) == 1
 
 
+def test_progress_ends_at_one(house: House) -> None:
+    job = house.submit().json()
+    assert job["progress"]["fraction"] == 0.0
+    house.finish()
+    ended = house.client.get(f"/v1/jobs/{job['id']}", headers=house.auth()).json()
+    assert (ended["state"], ended["progress"]["fraction"]) == ("succeeded", 1.0)
+
+
+@pytest.mark.parametrize("axes", [(0.05, 20), (0.25, 1.01), (21, 21), (0.01, 0.01)])
+def test_an_absurd_resolution_is_refused(house: House, axes: tuple[float, float]) -> None:
+    mpp = {"x": axes[0], "y": axes[1]}
+    problem(house.submit(mpp=mpp, mpp_reason="a typing error"), 422, "INVALID_REQUEST")
+
+
 def test_no_release_no_job(house: House) -> None:
     with house.engine.begin() as connection:
         connection.execute(text("update deployments set active = false where task = 'odx'"))
@@ -152,7 +166,9 @@ def test_a_slide_is_submitted_again_by_id(house: House) -> None:
     slide = house.submit(accession="S26-1").json()["slide"]
     again = house.submit(slide={"id": slide}, tasks=["rcc"]).json()
     assert (again["slide"], again["accession"]) == (slide, "S26-1")
-    problem(house.submit(slide={"id": slide}, accession="S26-2"), 409, "CONFLICT")
+    put_right = house.submit(slide={"id": slide}, accession="S26-2").json()
+    assert put_right["accession"] == "S26-2"
+    assert put_right["slide"] != slide
     facts = house.client.get(f"/v1/slides/{slide}", headers=house.auth()).json()
     assert facts["accession"] == "S26-1"
     assert "a.svs" not in json.dumps(facts)

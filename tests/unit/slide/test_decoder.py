@@ -122,7 +122,7 @@ def test_a_truncated_slide_is_corrupt(slide: SlideLocation, share: float) -> Non
     path = slide.root / "a.svs"
     with path.open("r+b") as file:
         file.truncate(int(path.stat().st_size * share))
-    assert code_of(lambda: read_all(slide)) in {Code.SLIDE_CORRUPT, Code.SLIDE_UNSUPPORTED}
+    assert code_of(lambda: read_all(slide)) is Code.SLIDE_CORRUPT
 
 
 @pytest.mark.parametrize(
