@@ -30,6 +30,8 @@ def celery_app(settings: Settings, *, socket_seconds: float) -> Celery:
         task_default_queue=QUEUE,
         task_ignore_result=True,
         task_serializer="json",
+        # silences a long warning; no bell is acknowledged late
+        worker_cancel_long_running_tasks_on_connection_loss=True,
         worker_consumer="worker.consumer:PatientConsumer",
         worker_disable_prefetch=True,
         worker_enable_remote_control=False,

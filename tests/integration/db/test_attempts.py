@@ -67,7 +67,8 @@ def test_a_result_is_committed_whole(hospital: Any) -> None:
     with transaction(hospital.engine) as session:
         assert attempts.beat(session, claim, LEASE, "encode", 3, 4) == attempts.Beat(alive=True, cancel=False)
     progress = hospital.view(job_id).progress
-    assert (progress.stage, progress.fraction) == ("encode", 0.75)
+    assert (progress.stage, progress.done, progress.total) == ("encode", 3, 4)
+    assert progress.fraction == pytest.approx(0.1 + 0.86 * 0.75)
     assert hospital.finish(claim)
     view = hospital.view(job_id)
     with transaction(hospital.engine) as session:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import redis
 from sqlalchemy import make_url
 
 from tests.integration.worker.conftest import wait_for
@@ -19,21 +20,23 @@ USER = "bells"
 SICK = "the broker is sick: listening again soon"
 
 
+def allow(broker: redis.Redis, *rules: str) -> None:
+    broker.execute_command("ACL", "SETUSER", USER, *rules)
+
+
 @pytest.fixture
 def user(broker, redis_url) -> Iterator[str]:
     """URL of a user of the broker whose rights can be taken away."""
-    broker.acl_setuser(
-        USER, enabled=True, passwords=["+secret"], keys=["*"], channels=["*"], commands=["+@all"]
-    )
+    allow(broker, "on", ">secret", "~*", "&*", "+@all")
     yield make_url(redis_url).set(username=USER, password="secret").render_as_string(hide_password=False)
     broker.acl_deluser(USER)
 
 
 @contextmanager
-def running(database: str, redis: str, data: Path) -> Iterator[subprocess.Popen]:
+def running(database: str, redis_url: str, data: Path) -> Iterator[subprocess.Popen]:
     given = {
         "XMAG_DATABASE_URL": database,
-        "XMAG_REDIS_URL": redis,
+        "XMAG_REDIS_URL": redis_url,
         "XMAG_DATA": str(data),
         "XMAG_METRICS_PORT": "0",
         "XMAG_LEASE__POLL_SECONDS": "0.2",
@@ -60,11 +63,11 @@ def ended(hospital) -> None:
 
 
 def test_a_sick_broker_costs_bells_only(hospital, settings, database, user, broker, tmp_path):
-    broker.acl_setuser(USER, commands=["-brpop"])
+    allow(broker, "-brpop")
     with running(database, user, tmp_path) as worker:
-        wait_for(lambda: events(tmp_path).count(SICK) >= 2, 90)
+        wait_for(lambda: events(tmp_path).count(SICK) >= 2, 45)
         ended(hospital)
-        broker.acl_setuser(USER, commands=["+brpop"])
+        allow(broker, "+brpop")
         celery_app(settings, socket_seconds=5).send_task(TASK, ["any"])
         wait_for(lambda: broker.llen(QUEUE) == 0)
         ended(hospital)
@@ -77,7 +80,7 @@ def test_a_sick_broker_costs_bells_only(hospital, settings, database, user, brok
 def test_a_bell_that_cannot_be_read_is_dropped(hospital, database, redis_url, broker, tmp_path):
     with running(database, redis_url, tmp_path) as worker:
         broker.lpush(QUEUE, "not a bell")
-        wait_for(lambda: SICK in events(tmp_path), 90)
+        wait_for(lambda: SICK in events(tmp_path), 45)
         ended(hospital)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(60) == 0
@@ -85,9 +88,8 @@ def test_a_bell_that_cannot_be_read_is_dropped(hospital, database, redis_url, br
 
 
 def test_a_worker_stops_while_its_broker_is_sick(database, user, broker, tmp_path):
-    broker.acl_setuser(USER, commands=["-@write"])
+    allow(broker, "-@write")
     with running(database, user, tmp_path) as worker:
-        wait_for(lambda: SICK in events(tmp_path), 90)
-        worker.send_signal(signal.SIGINT)
-        assert worker.wait(60) is not None
-        assert "a slot did not end: the process does" not in events(tmp_path)
+        wait_for(lambda: SICK in events(tmp_path), 45)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 0

@@ -34,7 +34,7 @@ def test_an_error_of_ours_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         main(["keys", "list", "--data", str(tmp_path)])
     assert left.value.code == 1
-    assert capsys.readouterr().err.startswith("error: DATABASE_UNAVAILABLE: no database: start `xmag up`")
+    assert capsys.readouterr().err.startswith("error: DATABASE_UNAVAILABLE: no database runs on")
 
 
 def test_the_data_folder_fills_what_the_environment_leaves_open(tmp_path):
