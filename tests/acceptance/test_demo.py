@@ -45,7 +45,7 @@ def first(data: Path) -> subprocess.CompletedProcess[str]:
 
 def run(data: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cli.main", "demo", "--data", str(data), "--port", "0"]
-    options = ["--task", "nsclc", "--task", "rcc", "--side", "1344"]
+    options = ["--task", "nsclc", "--task", "rcc", "--side", "2688"]
     return subprocess.run([*command, *options], cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
