@@ -1,7 +1,7 @@
 """Small released networks: random weights from a fixed seed, published and signed like any other."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,15 @@ from xmag.registry import public_key_text, publish, read_verified
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 TRUSTED = (public_key_text(KEY),)
 SPEC = VitSpec(img_size=28, patch_size=14, embed_dim=24, depth=2, num_heads=2, init_values=1.0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads only get into each other's way on networks as small as these."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class Releases:
