@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -24,7 +24,7 @@ from xmag.errors import Code, JobError, RequestError, SlideError, XmagError
 from xmag.manifest import TilingSpec
 from xmag.slide import wire
 from xmag.slide.grid import TileGrid
-from xmag.slide.info import LevelInfo, MppOverride, SlideInfo
+from xmag.slide.info import LevelInfo, MppOverride, Reading, SlideInfo
 from xmag.slide.location import Fingerprint, SlideLocation
 from xmag.units import Level0Px, Mpp, MppXY
 
@@ -40,10 +40,11 @@ _KINDS: dict[Code, type[XmagError]] = {
 
 @dataclass(frozen=True)
 class TilePlan:
-    """Which tiles to read, and the tissue they were chosen by: ``mask`` (h, w) over the whole slide."""
+    """Which tiles to read and how, and the tissue they lie on: ``mask`` (h, w) over the whole slide."""
 
     grid: TileGrid
     mask: NDArray[np.bool_]
+    reading: Reading
 
 
 def ignore(_: float) -> None:
@@ -56,6 +57,8 @@ class Decoder:
     def __init__(self, limits: Decode) -> None:
         self._limits = limits
         self._streaming = False
+        self.reread = 0
+        """Tiles of the last `tiles` that the JPEG route left to OpenSlide: a stream missing or damaged."""
         self._channel, theirs = socket.socketpair()
         try:
             with theirs:
@@ -132,7 +135,7 @@ class Decoder:
 
     def tiles(
         self, plan: TilePlan, spec: TilingSpec, batch: int, on_progress: Callable[[float], None] = ignore
-    ) -> Iterator[NDArray[np.uint8]]:
+    ) -> Generator[NDArray[np.uint8], None, None]:
         """Yield (b, tile_px, tile_px, 3) RGB in grid order; the last may be smaller.
 
         The child reads ahead while the caller works; ``on_progress`` hears of each block of a slow read.
@@ -142,10 +145,12 @@ class Decoder:
         header = {"span": grid.span, "tile_px": grid.tile_px, "batch": batch, "spec": spec.model_dump()}
         self._ask({"command": "tiles", **header}, grid.cells.astype(np.int32).tobytes())
         self._streaming = True
+        self.reread = 0
         try:
             for start in range(0, len(grid), batch):
                 tiles = np.empty((min(batch, len(grid) - start), grid.tile_px, grid.tile_px, 3), np.uint8)
-                self._reply(on_progress, into=tiles.data.cast("B"))
+                answer, _ = self._reply(on_progress, into=tiles.data.cast("B"))
+                self.reread = int(answer["reread"])
                 yield tiles
             self._streaming = False
         finally:
@@ -168,14 +173,18 @@ class Decoder:
         """One Deep Zoom tile, JPEG; RequestError NOT_FOUND out of range."""
         return self._call({"command": "dzi_tile", "level": level, "column": column, "row": row})[1]
 
+    def stop(self) -> None:
+        """End the child from another thread: the call under way there raises DECODE_CRASH and closes."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def close(self) -> None:
         """End the child; it only reads, so it needs no farewell."""
         if self._closed:
             return
         self._closed = True
         self._channel.close()
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self.stop()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=10)
 
@@ -285,4 +294,4 @@ def _tile_plan(fields: dict[str, Any], payload: bytes) -> TilePlan:
         rows=fields["rows"],
     )
     mask = np.unpackbits(bits, count=height * width).reshape(height, width).astype(np.bool_)
-    return TilePlan(grid, mask)
+    return TilePlan(grid, mask, Reading(**fields["reading"]))

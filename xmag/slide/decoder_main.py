@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -170,6 +171,7 @@ def _plan(session: Session, header: Header, _: bytes) -> None:
         "rows": grid.rows,
         "count": len(grid),
         "mask": mask.shape,
+        "reading": asdict(tiles.reading(session.slide, grid, spec)),
     }
     session.reply(fields, np.packbits(mask).tobytes(), grid.cells.tobytes(), grid.tissue.tobytes())
 
@@ -185,8 +187,8 @@ def _tiles(session: Session, header: Header, payload: bytes) -> None:
         columns=0,
         rows=0,
     )
-    for batch in tiles.read_tiles(session.slide, grid, spec, header["batch"], session.tick):
-        session.reply({"tiles": len(batch)}, batch.data.cast("B"))
+    for batch, reread in tiles.read_tiles(session.slide, grid, spec, header["batch"], session.tick):
+        session.reply({"reread": reread}, batch.data.cast("B"))
 
 
 def _check(session: Session, *_: object) -> None:

@@ -10,7 +10,8 @@ from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
 
 from xmag.errors import Code, RequestError
-from xmag.slide.reader import MAX_BLOCK, Slide, shrink
+from xmag.slide.reader import Slide, shrink
+from xmag.slide.resample import MAX_BLOCK
 from xmag.slide.tiles import whole
 
 QUALITY = 85

@@ -31,6 +31,21 @@ class SlideInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """How the pixels of tiles are read.
+
+    Attributes:
+        route: ``jpeg-tiles`` takes compressed tiles straight from the file, ``openslide`` is the reference.
+        level: index of the pyramid level.
+        scale: shrinking while decoding, 1, 2, 4 or 8; what is left is resampled.
+    """
+
+    route: Literal["jpeg-tiles", "openslide"]
+    level: int
+    scale: int
+
+
+@dataclass(frozen=True, slots=True)
 class MppOverride:
     """A resolution given by a person, with the reason that is kept beside every result."""
 

@@ -6,7 +6,7 @@ Nothing but the facts of `SlideInfo` leaves the file: no label, no macro image, 
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -15,11 +15,13 @@ import openslide
 from numpy.typing import NDArray
 from PIL import Image
 
-from xmag.config import Decode
+from xmag.config import Decode, Route
 from xmag.errors import Code, SlideError
+from xmag.slide import resample
 from xmag.slide.identity import Identity, identify, sha256
 from xmag.slide.info import LevelInfo, MppOverride, MppSource, SlideInfo
 from xmag.slide.location import Fingerprint, SlideLocation, fingerprint
+from xmag.slide.resample import Box
 from xmag.slide.tiff import cut_short
 from xmag.units import Level0Px, Mpp, MppXY
 
@@ -52,34 +54,19 @@ MAX_PIXELS_PER_BYTE = 20_000
 SMALL_PIXELS = 25_000_000
 """Slides of fewer pixels are read quickly, however empty."""
 
-MAX_BLOCK = 4096
-"""Side of the largest source block, without the filter's margin, that is held in memory."""
-
-MAX_STEP = 256
-"""Source pixels for each pixel of a result; beyond it means come first, to bound the filter's margin."""
-
 WHITE = (255, 255, 255)
-
-RESAMPLING = {
-    "lanczos": Image.Resampling.LANCZOS,
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "box": Image.Resampling.BOX,
-}
-_SUPPORT = {"lanczos": 3.0, "bicubic": 2.0, "bilinear": 1.0, "box": 0.5}
-
-Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 (real)."""
 
 
 @dataclass(frozen=True)
 class Slide:
-    """An open slide; ``close`` it."""
+    """An open slide; ``close`` it. ``fd`` is the named file, ``route`` how its pixels may be read."""
 
     handle: openslide.OpenSlide
+    fd: int
     info: SlideInfo
     identity: Identity
     resources: ExitStack
+    route: Route
 
     def close(self) -> None:
         """Close the file."""
@@ -118,17 +105,19 @@ def open_slide(
     if identity.size > limits.max_file_bytes:
         raise SlideError(Code.SLIDE_TOO_LARGE, f"the slide's files pass {limits.max_file_bytes} bytes")
     with ExitStack() as stack:
-        handle = _open_handle(location, identity.files[location], stack)
+        handle, fd = _open_handle(location, identity.files[location], stack)
         info = _info(handle, mpp)
         _check_caps(info, limits)
         _check_substance(info, identity.size)
         if digest:
             info = replace(info, sha256=sha256(identity, on_progress))
         identity.check()
-        return Slide(handle, info, identity, stack.pop_all())
+        return Slide(handle, fd, info, identity, stack.pop_all(), limits.route)
 
 
-def _open_handle(location: SlideLocation, known: Fingerprint, stack: ExitStack) -> openslide.OpenSlide:
+def _open_handle(
+    location: SlideLocation, known: Fingerprint, stack: ExitStack
+) -> tuple[openslide.OpenSlide, int]:
     fd = location.open_fd()
     stack.callback(os.close, fd)
     if fingerprint(fd) != known:
@@ -145,7 +134,7 @@ def _open_handle(location: SlideLocation, known: Fingerprint, stack: ExitStack) 
         )
     handle = openslide.OpenSlide(path)
     stack.callback(handle.close)
-    return handle
+    return handle, fd
 
 
 def _suffix_fits(vendor: str, suffix: str, fd: int) -> bool:
@@ -225,62 +214,12 @@ def _axis_scale(base: int, length: int) -> float:
 def shrink(
     slide: Slide, level: int, box: Box, size: tuple[int, int], resampling: str, tick: Callable[[float], None]
 ) -> NDArray[np.uint8]:
-    """Resample a box of a level.
+    """Resample a box of a level by OpenSlide, as `xmag.slide.resample.shrink` does."""
 
-    Args:
-        slide: an open slide.
-        level: index of the pyramid level to read.
-        box: in the level's pixels, real; white outside the slide and where it is transparent.
-        size: width and height of the result.
-        resampling: a name in `RESAMPLING`.
-        tick: called with the share done after each block read.
+    def read(left: int, top: int, width: int, height: int) -> tuple[Image.Image, float, float]:
+        return _read(slide, level, left, top, width, height)
 
-    Returns:
-        (height, width, 3) RGB, the same for any block size.
-    """
-    width, height = size
-    step_x, step_y = (box[2] - box[0]) / width, (box[3] - box[1]) / height
-    if max(step_x, step_y) > MAX_STEP:
-        finer = (
-            max(width, int((box[2] - box[0]) / MAX_STEP) + 1),
-            max(height, int((box[3] - box[1]) / MAX_STEP) + 1),
-        )
-        means = Image.fromarray(shrink(slide, level, box, finer, "box", tick))
-        return np.asarray(means.resize(size, RESAMPLING[resampling]))
-    result = np.empty((height, width, 3), np.uint8)
-    for top, bottom in _spans(height, MAX_BLOCK / step_y):
-        for left, right in _spans(width, MAX_BLOCK / step_x):
-            part = (
-                box[0] + left * step_x,
-                box[1] + top * step_y,
-                box[0] + right * step_x,
-                box[1] + bottom * step_y,
-            )
-            result[top:bottom, left:right] = _resample(
-                slide, level, part, (right - left, bottom - top), resampling
-            )
-            tick((top * width + right * (bottom - top)) / (width * height))
-    return result
-
-
-def _spans(length: int, block: float) -> Iterator[tuple[int, int]]:
-    step = max(1, min(length, int(block)))
-    for start in range(0, length, step):
-        yield start, min(start + step, length)
-
-
-def _resample(
-    slide: Slide, level: int, box: Box, size: tuple[int, int], resampling: str
-) -> NDArray[np.uint8]:
-    """Read a box with the margin that the filter needs and resample it at real coordinates."""
-    support = _SUPPORT[resampling]
-    margin_x = support * max(1.0, (box[2] - box[0]) / size[0]) + 1
-    margin_y = support * max(1.0, (box[3] - box[1]) / size[1]) + 1
-    left, top = math.floor(box[0] - margin_x), math.floor(box[1] - margin_y)
-    right, bottom = math.ceil(box[2] + margin_x), math.ceil(box[3] + margin_y)
-    image, origin_x, origin_y = _read(slide, level, left, top, right - left + 1, bottom - top + 1)
-    inner = (box[0] - origin_x, box[1] - origin_y, box[2] - origin_x, box[3] - origin_y)
-    return np.asarray(image.resize(size, RESAMPLING[resampling], box=inner))
+    return resample.shrink(read, box, size, resampling, tick)
 
 
 def _read(

@@ -35,6 +35,10 @@ OPEN_UM = 16.0
 """Specks and fringes up to about twice this are dropped."""
 
 
+BAND = 256
+"""Rows of which the colours are judged at once: bounds the memory."""
+
+
 def tissue_mask(rgb: NDArray[np.uint8], mpp: float, spec: TissueSpec) -> NDArray[np.bool_]:
     """Tell tissue from glass, ink and border.
 
@@ -46,7 +50,10 @@ def tissue_mask(rgb: NDArray[np.uint8], mpp: float, spec: TissueSpec) -> NDArray
     Returns:
         (h, w), true on tissue.
     """
-    mask = _stained(cv2.medianBlur(rgb, 3).astype(np.uint8), spec.saturation).astype(np.uint8)
+    smooth = cv2.medianBlur(rgb, 3)
+    mask = np.empty(rgb.shape[:2], np.uint8)
+    for top in range(0, len(rgb), BAND):
+        mask[top : top + BAND] = _stained(np.asarray(smooth[top : top + BAND], np.uint8), spec.saturation)
     mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _disc(CLOSE_UM / mpp)).astype(np.uint8)
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, _disc(OPEN_UM / mpp)).astype(np.uint8)
     holes = _components_below(1 - mask, spec.max_hole_um2 / mpp**2, connectivity=4)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from xmag.config import Decode
 from xmag.errors import Code, RequestError
-from xmag.slide import reader
+from xmag.slide import reader, resample
 from xmag.slide.decoder import Decoder
 from xmag.slide.deepzoom import thumbnail
 
@@ -98,5 +98,5 @@ def test_one_pixel_of_a_large_slide_is_read_in_blocks(monkeypatch: pytest.Monkey
     )
     with slide.resources:
         small = np.asarray(image(thumbnail(slide, 16, lambda _: None)))
-    assert max(sides) < 2 * reader.MAX_BLOCK
+    assert max(sides) < 2 * resample.MAX_BLOCK
     assert np.abs(small.astype(int) - (230, 150, 190)).max() < 4

@@ -17,7 +17,7 @@ from xmag.slide.decoder import Decoder, TilePlan
 from xmag.slide.grid import TileGrid, plan_grid
 from xmag.slide.info import MppOverride
 from xmag.slide.location import SlideLocation
-from xmag.slide.reader import RESAMPLING
+from xmag.slide.resample import RESAMPLING
 from xmag.units import Mpp, MppXY
 
 Rgb = NDArray[np.uint8]
