@@ -9,9 +9,18 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from xmag.errors import Code, PlaceError
 
+MIB = 1024**2
 GIB = 1024**3
 CLIENT_NAMES = frozenset({"XMAG_URL", "XMAG_API_KEY"})
 """Read by the command line's client; no setting of a program."""
+
+
+Precision = Literal["fp32", "bf16", "int8"]
+"""How exactly a network is computed; fp32 is the reference."""
+
+
+Route = Literal["auto", "openslide"]
+"""How pixels may be read: auto takes JPEG tiles straight from the file where it can."""
 
 
 class Group(BaseModel):
@@ -40,6 +49,7 @@ class Decode(Group):
     max_side: int = Field(400_000, gt=0, description="pixels of level 0 along one axis")
     max_file_bytes: int = Field(64 * GIB, gt=0, description="of the slide file")
     max_tiles: int = Field(100_000, gt=0, description="tiles with tissue of one slide")
+    route: Route = Field("auto", description="openslide: JPEG tiles are never taken straight from the file")
     viewers: int = Field(2, ge=1, description="decoder processes of a gateway")
 
 
@@ -55,10 +65,14 @@ class Uploads(Group):
 class Worker(Group):
     """One worker process."""
 
-    slots: int = Field(2, ge=1, description="slides in flight")
+    slots: int = Field(0, ge=0, description="slides in flight, beside one urgent; 0 = by device")
+    ahead_bytes: int = Field(64 * MIB, gt=0, description="tiles of a slide that may wait for the engine")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda when there, else cpu")
     batch: int = Field(0, ge=0, description="tiles for each forward pass; 0 = by device")
-    threads: int = Field(0, ge=0, description="torch threads; 0 = all cores")
+    threads: int = Field(0, ge=0, description="of torch and OpenVINO; 0 = all cores")
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        "auto", description="auto: bf16 where there is; checked against fp32"
+    )
     job_seconds: float = Field(3600.0, gt=0, description="TIME_LIMIT of one attempt")
 
 

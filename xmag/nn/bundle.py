@@ -3,8 +3,8 @@
 Loading is strict and ends with the self-test: the stored input must give the stored output on this machine.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from xmag.config import Precision
 from xmag.errors import Code, ReleaseError
 from xmag.manifest import EncoderManifest, HeadManifest, PreprocessSpec
 from xmag.nn.mil import ABMIL
 from xmag.nn.preprocess import normalise
+from xmag.nn.route import Checked
 from xmag.nn.vit import build_vit, embed
 from xmag.registry import ReleaseBytes
 
@@ -31,12 +33,28 @@ SELF_TEST_BAG = 7
 
 @dataclass(frozen=True)
 class Encoder:
-    """A loaded encoder release."""
+    """A loaded encoder release.
+
+    Attributes:
+        tiles: (n, h, w, 3) uint8, of its self-test.
+        routes: those that agree with fp32, fastest first; the last is fp32 itself.
+        refused: why a precision that was asked for is not among them.
+    """
 
     digest: str
     manifest: EncoderManifest
     module: nn.Module
     device: str
+    tiles: NDArray[np.uint8]
+    routes: tuple[Checked, ...] = ()
+    refused: Mapping[Precision, str] = field(default_factory=dict)
+
+    def at(self, precision: Precision) -> Checked:
+        """The route of a precision; raises ValueError when it was refused or not asked for."""
+        for checked in self.routes:
+            if checked.route.precision == precision:
+                return checked
+        raise ValueError(f"the encoder is not served at {precision}")
 
     def __call__(self, tiles: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) on the device -> float32 embeddings (B, D)."""
@@ -45,12 +63,13 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Head:
-    """A loaded head release."""
+    """A loaded head release; ``bag`` is its self-test's, (n, d) float32."""
 
     digest: str
     manifest: HeadManifest
     module: ABMIL
     device: str
+    bag: NDArray[np.float32]
 
 
 def encoder_payload(module: nn.Module, preprocess: PreprocessSpec | None = None) -> tuple[bytes, bytes]:
@@ -78,7 +97,8 @@ def load_encoder(release: ReleaseBytes, device: str) -> Encoder:
     if len(sides) > 1:
         raise _integrity("the manifest's network, preprocessing and tiling differ in tile size")
     module = _load(lambda: build_vit(manifest.architecture), release.weights, device)
-    encoder = Encoder(release.digest, manifest, module, device)
+    tiles = _self_test_input(release.self_test)
+    encoder = Encoder(release.digest, manifest, module, device, tiles)
     _self_test(encoder, release.self_test, device)
     return encoder
 
@@ -90,7 +110,7 @@ def load_head(release: ReleaseBytes, device: str) -> Head:
         raise _integrity("a head was asked for, but the release is an encoder")
     module = _load(lambda: ABMIL(manifest.architecture), release.weights, device)
     _self_test(module, release.self_test, device)
-    return Head(release.digest, manifest, module, device)
+    return Head(release.digest, manifest, module, device, _self_test_input(release.self_test)[0])
 
 
 def self_test_tiles(side: int) -> NDArray[np.uint8]:
@@ -152,10 +172,19 @@ def _require_fit(expected: dict[str, Tensor], given: dict[str, Tensor]) -> None:
             )
 
 
-def _self_test(run: Callable[[Tensor], Tensor], data: bytes, device: str) -> None:
+def _self_test_input(data: bytes) -> NDArray[Any]:
+    return np.asarray(_stored_test(data)["input"].numpy())
+
+
+def _stored_test(data: bytes) -> dict[str, Tensor]:
     stored = _tensors(data, "self-test")
     if stored.keys() != {"input", "output"}:
         raise _integrity("the self-test must hold the tensors input and output")
+    return stored
+
+
+def _self_test(run: Callable[[Tensor], Tensor], data: bytes, device: str) -> None:
+    stored = _stored_test(data)
     try:
         with torch.inference_mode():
             found = run(stored["input"].to(device)).float().cpu()
