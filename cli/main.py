@@ -11,10 +11,12 @@ from xmag.errors import XmagError
 
 COMMANDS = {
     "analyze": ("cli.analyze:analyze", "Read one slide in this process, without servers."),
+    "bench": ("benchmarks.command:bench", "Measure on slides of yours, beside what is used today."),
     "demo": ("cli.demo:demo", "Run everything on synthetic slides and show the results."),
     "dispatcher": ("cli.programs:dispatcher", "Run the dispatcher."),
     "keys": ("cli.keys:keys", "Make, list and revoke API keys."),
     "migrate": ("cli.programs:migrate", "Bring the database to the newest schema."),
+    "rescore": ("cli.rescore:rescore", "Read the stored slides again with another head; opens no slide."),
     "serve": ("cli.programs:serve", "Run the gateway."),
     "settings": ("cli.programs:settings", "Print the page of all settings."),
     "slides": ("cli.slides:slides", "Make synthetic slides."),

@@ -41,9 +41,15 @@ DECISIVE = (
     "nn/mil.py",
     "nn/preprocess.py",
     "nn/vit.py",
+    "slide/equalise.py",
     "slide/grid.py",
+    "slide/jpeg_stream.py",
+    "slide/jpeg_tiles.py",
     "slide/reader.py",
+    "slide/resample.py",
     "slide/synthetic",
+    "slide/tiff.py",
+    "slide/tiff_levels.py",
     "slide/tiles.py",
     "slide/tissue.py",
 )
@@ -144,7 +150,7 @@ class _Build:
         train, test = slides(self.data, self.spec.cohort, self.report)
         cuts = self._cut(train, "reading the training slides")
         digest = self._encoder(train, cuts)
-        engine = Engine(self.data / "releases", [public_key_text(self.key)], Worker())
+        engine = Engine(self.data / "releases", [public_key_text(self.key)], Worker(precision="fp32"))
         encoder = engine.encoder(digest)
         known = self._embed(engine, encoder, train, cuts, "embedding the training slides")
         held_out = self._cut(test, "reading the held-out slides")
@@ -169,7 +175,7 @@ class _Build:
     ) -> Bags:
         bags = []
         for each in cuts:
-            bags.append(embed(each, engine, encoder, self.data / "store"))
+            bags.append(embed(each, engine, encoder, self.data / "demo" / "store"))
             self.report(step, len(bags), len(cuts))
         return Bags(members, bags)
 

@@ -72,9 +72,10 @@ def patch_kinds(member: Member, grid: TileGrid) -> NDArray[np.uint8]:
 def embed(cut: Cut, engine: Engine, encoder: Encoder, store_dir: Path) -> NDArray[np.float32]:
     """A slide's bag (n, d), from the store or encoded and put there."""
     assert cut.slide.mpp is not None  # the decoder plans no slide without
-    key = embedding_key(cut.slide.sha256, encoder.digest, encoder.manifest.tiling, cut.slide.mpp)
+    key = embedding_key(cut.slide.sha256, encoder.digest, encoder.manifest.tiling, cut.slide.mpp, "fp32")
     stored = get_embeddings(store_dir, key)
     if stored is None:
-        stored = StoredBag(engine.encode(encoder, cut.tiles), cut.grid)
-        put_embeddings(store_dir, key, stored, {"slide": cut.slide.sha256, "encoder": encoder.digest})
+        origin = {"slide": cut.slide.sha256, "encoder": encoder.digest}
+        stored = StoredBag(engine.encode(encoder, cut.tiles), cut.grid, origin)
+        put_embeddings(store_dir, key, stored)
     return stored.embeddings

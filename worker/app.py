@@ -110,7 +110,7 @@ def begin_slots(settings: Settings) -> Slots:
     slots = Slots(settings)
     metrics.serve(settings)
     slots.start()
-    LOG.info("ready", extra={"count": settings.worker.slots})
+    LOG.info("ready", extra={"count": slots.count})
     return slots
 
 

@@ -14,11 +14,13 @@ from worker.keeper import Keeper, StopWork
 from worker.metrics import DATABASE_FAILURES, JOBS
 from xmag import analyze
 from xmag.config import Settings
-from xmag.db import attempts, releases, results
+from xmag.db import attempts, releases, results, slides
 from xmag.db.session import transaction
 from xmag.db.slides import SlideRow
 from xmag.errors import JOB_CODES, Code, PlaceError, ReleaseError, SlideError, XmagError
+from xmag.flights import Flights
 from xmag.nn.runtime import Engine
+from xmag.slide.decoders import Decoders
 from xmag.slide.location import SlideLocation
 
 LOG = logging.getLogger("worker")
@@ -36,6 +38,8 @@ class Place:
     database: Database
     engine: Engine
     draining: threading.Event
+    decoders: Decoders
+    flights: Flights
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,15 @@ def run(claim: attempts.Claim, place: Place) -> None:
 
 def _attempt(claim: attempts.Claim, place: Place, keeper: Keeper) -> Ending:
     try:
-        analysis = analyze.analyze(_request(claim, place.settings), place.engine, place.settings, keeper.note)
+        analysis = analyze.analyze(
+            _request(claim, place.settings),
+            place.engine,
+            place.settings,
+            keeper.note,
+            decoders=place.decoders,
+            flights=place.flights,
+            urgent=claim.urgent,
+        )
     except StopWork as stop:
         return _stopped(claim, stop)
     except XmagError as error:
@@ -80,6 +92,7 @@ def _request(claim: attempts.Claim, settings: Settings) -> analyze.Request:
         heads=dict(claim.heads),
         mpp=claim.mpp,
         expected=claim.slide.fingerprint,
+        known=slides.known(claim.slide),
     )
 
 

@@ -14,6 +14,7 @@ STAGE_SECONDS = Histogram(
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800),
 )
 SLOTS_BUSY = Gauge("xmag_slots_busy", "slides in flight")
+ENGINE_BUSY = Gauge("xmag_engine_busy_seconds", "seconds that the device has worked since the start")
 BELLS = Counter("xmag_bells_rung_total", "messages sent to the broker")
 BROKER_FAILURES = Counter("xmag_broker_failures_total", "failed tries to reach the broker")
 DATABASE_FAILURES = Counter("xmag_database_failures_total", "failed tries to reach the database")

@@ -1,4 +1,7 @@
-"""K threads that take the most urgent job and work on it: rung awake by Celery, looking by themselves too."""
+"""Threads that take the most urgent job and work on it: rung awake by Celery, looking by themselves too.
+
+One thread more takes stat jobs alone, so that they start while all others are at work on routine ones.
+"""
 
 import logging
 import os
@@ -9,16 +12,20 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from worker import job
-from worker.metrics import DATABASE_FAILURES, SLOTS_BUSY, count_reaped
+from worker.metrics import DATABASE_FAILURES, ENGINE_BUSY, SLOTS_BUSY, count_reaped
 from xmag.config import Settings
-from xmag.db import attempts
+from xmag.db import attempts, releases
 from xmag.db.session import connect, transaction
-from xmag.errors import PlaceError
+from xmag.errors import PlaceError, XmagError
+from xmag.flights import Flights
 from xmag.nn.runtime import Engine
+from xmag.slide.decoders import Decoders
 
 LOG = logging.getLogger("worker")
 REAP_SECONDS = 5.0
 STOP_SECONDS = 60.0
+SLOTS = {"cpu": 2, "cuda": 8}
+"""Enough that the next tiles are read when the device has encoded the last."""
 
 T = TypeVar("T")
 
@@ -30,26 +37,38 @@ class Slots:
         """Raises PlaceError SETUP when the wished device is absent. Touches neither database nor broker."""
         self._settings = settings
         self.draining = threading.Event()
-        self._bell = threading.Event()
+        engine = Engine(settings.releases_dir, settings.trusted_keys, settings.worker)
+        count = settings.worker.slots or SLOTS[engine.device]
         self._place = job.Place(
             settings=settings,
-            database=connect(settings.database_url.get_secret_value(), pool=2 * settings.worker.slots + 1),
-            engine=Engine(settings.releases_dir, settings.trusted_keys, settings.worker),
+            database=connect(settings.database_url.get_secret_value(), pool=2 * (count + 1) + 1),
+            engine=engine,
             draining=self.draining,
+            decoders=Decoders(settings.decode),
+            flights=Flights(),
         )
+        self._bells = [threading.Event() for _ in range(count + 1)]
         self._threads = [
             threading.Thread(target=self._work, args=(index,), name=f"slot-{index}", daemon=True)
-            for index in range(settings.worker.slots)
+            for index in range(count + 1)
         ]
+        ENGINE_BUSY.set_function(lambda: engine.busy_seconds)
+
+    @property
+    def count(self) -> int:
+        """Slides in flight, without the urgent one."""
+        return len(self._threads) - 1
 
     def start(self) -> None:
-        """Let the threads look for work."""
+        """Let the threads look for work, and load the releases that serve before they are asked for."""
         for thread in self._threads:
             thread.start()
+        threading.Thread(target=self._load, name="load", daemon=True).start()
 
     def ring(self) -> None:
         """Wake whoever is idle."""
-        self._bell.set()
+        for bell in self._bells:
+            bell.set()
 
     def drain(self) -> None:
         """Claim nothing more and hand running jobs back at their next batch. Safe in a signal handler."""
@@ -57,10 +76,11 @@ class Slots:
 
     def join(self, seconds: float = STOP_SECONDS) -> bool:
         """Wait for the threads after `drain`, close the connections; False if one did not end in time."""
-        self._bell.set()
+        self.ring()
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        self._place.decoders.close()
         self._place.database.dispose()
         return not any(thread.is_alive() for thread in self._threads)
 
@@ -70,15 +90,16 @@ class Slots:
 
     def _work(self, index: int) -> None:
         name = f"{socket.gethostname()}:{os.getpid()}:{index}"
+        bell, urgent = self._bells[index], index == self.count
         reap_at = 0.0
         while not self.draining.is_set():
-            self._bell.clear()
+            bell.clear()
             if index == 0 and time.monotonic() > reap_at:
                 self._survive(self._reap)
                 reap_at = time.monotonic() + REAP_SECONDS
-            claim = self._survive(lambda: self._claim(name))
+            claim = self._survive(lambda: self._claim(name, urgent))
             if claim is None:
-                self._bell.wait(self._settings.lease.poll_seconds)
+                bell.wait(self._settings.lease.poll_seconds)
             else:
                 self._run(claim)
 
@@ -101,9 +122,26 @@ class Slots:
         except Exception:
             LOG.exception("an attempt broke off", extra={"job": str(claim.job_id)})
 
-    def _claim(self, name: str) -> attempts.Claim | None:
+    def _claim(self, name: str, urgent: bool) -> attempts.Claim | None:
         with transaction(self._place.database) as session:
-            return attempts.claim_next(session, name, self._settings.lease)
+            return attempts.claim_next(session, name, self._settings.lease, urgent=urgent)
+
+    def _load(self) -> None:
+        """A release that does not load is dealt with by the first job that asks for it."""
+        for digest in self._survive(self._serving) or []:
+            if self.draining.is_set():
+                return
+            try:
+                head = self._place.engine.head(digest)
+                self._place.engine.encoder(head.manifest.encoder)
+            except XmagError as error:
+                LOG.warning("a release does not load", extra={"digest": digest, "code": error.code})
+            except Exception:
+                LOG.exception("a release does not load", extra={"digest": digest})
+
+    def _serving(self) -> list[str]:
+        with transaction(self._place.database) as session:
+            return list(releases.active(session).values())
 
     def _reap(self) -> None:
         """The dispatcher does this too; jobs must not hang when there is none."""

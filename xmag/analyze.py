@@ -5,26 +5,29 @@
 Heads that read the same encoder share one encoding. Files are written here; the caller writes the row.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from time import perf_counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 import xmag
-from xmag.analysis import Analysis, Prediction, Progress, Stage, mpp_json, to_json
+from xmag.analysis import Analysis, Prediction, Progress, mpp_json, to_json
+from xmag.bag import Bag, Group, Work, find_bag, get_bag
 from xmag.config import Settings
-from xmag.errors import Code, ReleaseError, SlideError
+from xmag.errors import Code, ReleaseError
+from xmag.flights import Flights
 from xmag.heatmap import Overlay
 from xmag.manifest import TASK_LABELS, Licence
 from xmag.nn.bundle import Encoder, Head
 from xmag.nn.runtime import Engine, HeadOutput
 from xmag.slide.decoder import Decoder
+from xmag.slide.decoders import Decoders
 from xmag.slide.info import MppOverride, SlideInfo
 from xmag.slide.location import Fingerprint, SlideLocation
-from xmag.store import StoredBag, embedding_key, get_embeddings, put_embeddings, put_overlay
+from xmag.store import StoredBag, put_overlay
+from xmag.watch import Watch
 
 __all__ = ["Analysis", "Prediction", "Progress", "Request", "analyze", "to_json"]
 
@@ -34,73 +37,51 @@ STRICTNESS = ("demo", "research", "clinical")
 
 @dataclass(frozen=True)
 class Request:
-    """A slide and the head release to use for each task."""
+    """A slide and the head release to use for each task.
+
+    Attributes:
+        expected: the file as it was registered.
+        known: what an earlier analysis found in that same file; with it a slide whose bags are all in the
+            store is not opened.
+    """
 
     location: SlideLocation
     heads: dict[str, str]
     mpp: MppOverride | None = None
     expected: Fingerprint | None = None
-
-
-@dataclass(frozen=True)
-class _Group:
-    """An encoder and the heads that read it, by task."""
-
-    encoder: Encoder
-    heads: dict[str, Head] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Bag:
-    stored: StoredBag
-    key: str
-    reused: bool
-
-
-class _Watch:
-    """Reports progress and adds up each stage's seconds."""
-
-    def __init__(self, report: Callable[[Progress], None]) -> None:
-        self._report = report
-        self.seconds: dict[str, float] = {}
-
-    def tell(self, stage: Stage, done: int, total: int) -> None:
-        self._report(Progress(stage, done, total))
-
-    @contextmanager
-    def stage(self, name: Stage) -> Iterator[None]:
-        start = perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
+    known: SlideInfo | None = None
 
 
 def analyze(
-    request: Request, engine: Engine, settings: Settings, on_progress: Callable[[Progress], None]
+    request: Request,
+    engine: Engine,
+    settings: Settings,
+    on_progress: Callable[[Progress], None],
+    *,
+    decoders: Decoders | None = None,
+    flights: Flights | None = None,
+    urgent: bool = False,
 ) -> Analysis:
     """Read a slide with every asked head.
 
-    The slide is always opened and hashed; a bag already in the store is not decoded or encoded again.
-    ``on_progress`` is called between batches and may raise to stop. Raises SlideError, ReleaseError,
-    InferenceError, RequestError PATH_OUTSIDE_ROOT and PlaceError DISK_FULL.
+    A bag already in the store is not decoded or encoded again, and one that another thread is encoding is
+    waited for.
+
+    Args:
+        request: what to read.
+        engine: the device.
+        settings: limits and folders.
+        on_progress: called between batches; it may raise to stop.
+        decoders: warm ones to borrow from; else one is started and ended.
+        flights: shared by all who should not encode a bag twice.
+        urgent: its batches go before all others on the engine.
+
+    Raises SlideError, ReleaseError, InferenceError, RequestError PATH_OUTSIDE_ROOT and PlaceError DISK_FULL.
     """
-    watch = _Watch(on_progress)
-    groups = _load(request.heads, engine)
-    with Decoder(settings.decode) as decoder:
-        with watch.stage("open"):
-            watch.tell("open", 0, 100)
-            slide = decoder.open(
-                request.location,
-                mpp=request.mpp,
-                expected=request.expected,
-                on_progress=lambda share: watch.tell("open", round(share * 100), 100),
-            )
-            watch.tell("open", 100, 100)
-        bags = {
-            digest: _bag(decoder, slide, group.encoder, engine, settings, watch)
-            for digest, group in groups.items()
-        }
+    watch = Watch(on_progress)
+    groups = _load(request.heads, engine, watch)
+    work = Work(engine, settings, flights or Flights(), watch, urgent)
+    slide, bags = _unopened(request, groups, work) or _opened(request, groups, work, decoders)
     outputs = _run_heads(groups, bags, engine, watch)
     with watch.stage("write"):
         watch.tell("write", 0, 1)
@@ -121,17 +102,23 @@ def analyze(
     )
 
 
-def _load(heads: dict[str, str], engine: Engine) -> dict[str, _Group]:
+def _load(heads: dict[str, str], engine: Engine, watch: Watch) -> dict[str, Group]:
     """Load every release first: what is missing or damaged must not cost an hour of encoding."""
-    groups: dict[str, _Group] = {}
-    for task, digest in heads.items():
-        head = engine.head(digest)
-        encoder = engine.encoder(head.manifest.encoder)
+    groups: dict[str, Group] = {}
+    for task, (head, encoder) in watch.patiently("open", lambda: _pairs(heads, engine)).items():
         _require_fit(task, head, encoder)
-        groups.setdefault(encoder.digest, _Group(encoder)).heads[task] = head
+        groups.setdefault(encoder.digest, Group(encoder)).heads[task] = head
     if not groups:
         raise ReleaseError(Code.MODEL_UNAVAILABLE, "no head was asked for: name at least one task")
-    return groups
+    return {
+        digest: replace(group, precisions=engine.accepted(group.encoder, list(group.heads.values())))
+        for digest, group in groups.items()
+    }
+
+
+def _pairs(heads: dict[str, str], engine: Engine) -> dict[str, tuple[Head, Encoder]]:
+    loaded = {task: engine.head(digest) for task, digest in heads.items()}
+    return {task: (head, engine.encoder(head.manifest.encoder)) for task, head in loaded.items()}
 
 
 def _require_fit(task: str, head: Head, encoder: Encoder) -> None:
@@ -143,52 +130,47 @@ def _require_fit(task: str, head: Head, encoder: Encoder) -> None:
         raise ReleaseError(Code.MODEL_INTEGRITY, f"the head for {task} does not fit its encoder's embeddings")
 
 
-def _bag(
-    decoder: Decoder, slide: SlideInfo, encoder: Encoder, engine: Engine, settings: Settings, watch: _Watch
-) -> _Bag:
-    """The slide's bag from the store, or encoded and stored."""
-    tiling = encoder.manifest.tiling
-    if slide.mpp is not None:
-        key = embedding_key(slide.sha256, encoder.digest, tiling, slide.mpp)
-        found = get_embeddings(settings.store_dir, key)
-        if found is not None:
-            watch.tell("encode", len(found.grid), len(found.grid))
-            return _Bag(found, key, reused=True)
-    bag = _encode(decoder, encoder, engine, watch)
-    assert slide.mpp is not None  # plan() raised MPP_MISSING otherwise
-    key = embedding_key(slide.sha256, encoder.digest, tiling, slide.mpp)
-    with watch.stage("write"):
-        put_embeddings(settings.store_dir, key, bag, {"slide": slide.sha256, "encoder": encoder.digest})
-    return _Bag(bag, key, reused=False)
+def _unopened(
+    request: Request, groups: dict[str, Group], work: Work
+) -> tuple[SlideInfo, dict[str, Bag]] | None:
+    """The known slide and its stored bags, None when the file changed or a bag is missing."""
+    slide, location = request.known, request.location
+    if slide is None or location.in_folder or location.fingerprint() != request.expected:
+        return None
+    if request.mpp is not None:
+        slide = replace(slide, mpp=request.mpp.mpp, mpp_source="request")
+    if slide.mpp is None:
+        return None
+    bags = {digest: find_bag(slide, group, work) for digest, group in groups.items()}
+    found = {digest: bag for digest, bag in bags.items() if bag is not None}
+    return (slide, found) if len(found) == len(bags) else None
 
 
-def _encode(decoder: Decoder, encoder: Encoder, engine: Engine, watch: _Watch) -> StoredBag:
-    """Plan, decode and encode; the slide must be the same file at the end as it was at the start."""
-    tiling = encoder.manifest.tiling
-    with watch.stage("mask"):
-        watch.tell("mask", 0, 100)
-        plan = decoder.plan(tiling, lambda share: watch.tell("mask", round(share * 100), 100))
-        watch.tell("mask", 100, 100)
-    total, done = len(plan.grid), 0
-    embeddings = np.empty((total, encoder.manifest.architecture.embed_dim), np.float32)
+def _opened(
+    request: Request, groups: dict[str, Group], work: Work, decoders: Decoders | None
+) -> tuple[SlideInfo, dict[str, Bag]]:
+    with ExitStack() as stack:
+        lender = decoders or stack.enter_context(Decoders(work.settings.decode))
+        decoder = stack.enter_context(lender.lend())
+        slide = _open(decoder, request, work.watch)
+        return slide, {digest: get_bag(decoder, slide, group, work) for digest, group in groups.items()}
 
-    def tell(_: float = 0.0) -> None:
-        watch.tell("encode", done, total)
 
-    with watch.stage("encode"):
-        tell()
-        for tiles in decoder.tiles(plan, tiling, engine.batch, tell):
-            embeddings[done : done + len(tiles)] = engine.encode(encoder, tiles)
-            done += len(tiles)
-            tell()
-        decoder.check_unchanged()
-    if done != total:
-        raise SlideError(Code.DECODE_CRASH, "the decoder gave fewer tiles than planned: run the slide again")
-    return StoredBag(embeddings, plan.grid)
+def _open(decoder: Decoder, request: Request, watch: Watch) -> SlideInfo:
+    with watch.stage("open"):
+        watch.tell("open", 0, 100)
+        slide = decoder.open(
+            request.location,
+            mpp=request.mpp,
+            expected=request.expected,
+            on_progress=lambda share: watch.tell("open", round(share * 100), 100),
+        )
+        watch.tell("open", 100, 100)
+    return slide
 
 
 def _run_heads(
-    groups: dict[str, _Group], bags: dict[str, _Bag], engine: Engine, watch: _Watch
+    groups: dict[str, Group], bags: dict[str, Bag], engine: Engine, watch: Watch
 ) -> dict[str, HeadOutput]:
     total = sum(len(group.heads) for group in groups.values())
     outputs: dict[str, HeadOutput] = {}
@@ -202,8 +184,8 @@ def _run_heads(
 
 
 def _write_overlays(
-    groups: dict[str, _Group],
-    bags: dict[str, _Bag],
+    groups: dict[str, Group],
+    bags: dict[str, Bag],
     outputs: dict[str, HeadOutput],
     slide: SlideInfo,
     settings: Settings,
@@ -220,7 +202,7 @@ def _write_overlays(
     return shas
 
 
-def _by_task(heads: dict[str, str], groups: dict[str, _Group]) -> dict[str, tuple[Head, _Group]]:
+def _by_task(heads: dict[str, str], groups: dict[str, Group]) -> dict[str, tuple[Head, Group]]:
     """Head and group of each task, in the order of `TASK_LABELS` whatever the request's."""
     found = {task: (head, group) for group in groups.values() for task, head in group.heads.items()}
     return {task: found[task] for task in TASK_LABELS if task in heads}
@@ -252,10 +234,10 @@ def _join(*sentences: str) -> str:
 def _provenance(
     request: Request,
     slide: SlideInfo,
-    groups: dict[str, _Group],
-    bags: dict[str, _Bag],
+    groups: dict[str, Group],
+    bags: dict[str, Bag],
     engine: Engine,
-    watch: _Watch,
+    watch: Watch,
 ) -> dict[str, Any]:
     """All that the numbers depend on; seconds are the only part that differs between equal runs."""
     return {
@@ -271,7 +253,7 @@ def _provenance(
     }
 
 
-def _encoder_json(group: _Group, bag: _Bag, slide: SlideInfo) -> dict[str, Any]:
+def _encoder_json(group: Group, bag: Bag, slide: SlideInfo) -> dict[str, Any]:
     manifest = group.encoder.manifest
     return {
         "release": group.encoder.digest,
@@ -283,6 +265,8 @@ def _encoder_json(group: _Group, bag: _Bag, slide: SlideInfo) -> dict[str, Any]:
         "tissue_share": _tissue_share(bag.stored, slide),
         "embeddings": bag.key,
         "embeddings_reused": bag.reused,
+        "reading": bag.stored.origin["reading"],
+        "numerics": bag.stored.origin["numerics"],
     }
 
 

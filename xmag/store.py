@@ -6,16 +6,18 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from xmag.config import Precision
 from xmag.errors import Code, RequestError
 from xmag.files import write_atomic
 from xmag.heatmap import Overlay
@@ -24,21 +26,27 @@ from xmag.slide.grid import TileGrid
 from xmag.units import MppXY
 
 Arrays = dict[str, NDArray[Any]]
+Origin = dict[str, Any]
 
-FORMAT = 1
+MAX_HEADER = 1 << 24
+
+FORMAT = 2
 """Part of every embedding's key: raise it when the code that plans or cuts tiles changes its output."""
 
 
 @dataclass(frozen=True)
 class StoredBag:
-    """A slide's bag: (n, d) float32 embeddings in the grid's order."""
+    """A slide's bag: (n, d) float32 embeddings in the grid's order; ``origin`` says of what and by what."""
 
     embeddings: NDArray[np.float32]
     grid: TileGrid
+    origin: Origin = field(default_factory=dict)
 
 
-def embedding_key(slide_sha256: str, encoder_digest: str, tiling: TilingSpec, mpp: MppXY) -> str:
-    """64 hex digits over everything that the embeddings depend on."""
+def embedding_key(
+    slide_sha256: str, encoder_digest: str, tiling: TilingSpec, mpp: MppXY, precision: Precision
+) -> str:
+    """64 hex digits over everything that the embeddings depend on, up to rounding."""
     return hashlib.sha256(
         _json(
             {
@@ -47,15 +55,16 @@ def embedding_key(slide_sha256: str, encoder_digest: str, tiling: TilingSpec, mp
                 "encoder": encoder_digest,
                 "tiling": tiling.model_dump(mode="json"),
                 "mpp": [mpp.x, mpp.y],
+                "precision": precision,
             }
         )
     ).hexdigest()
 
 
-def put_embeddings(store_dir: Path, key: str, bag: StoredBag, origin: Mapping[str, str]) -> None:
-    """Write a bag, replacing a damaged one; ``origin`` says whose it is (digests). Raises DISK_FULL."""
+def put_embeddings(store_dir: Path, key: str, bag: StoredBag) -> None:
+    """Write a bag, replacing a damaged one; its origin is JSON. Raises DISK_FULL."""
     arrays = {"embeddings": np.ascontiguousarray(bag.embeddings, np.float32), **_grid_arrays(bag.grid)}
-    facts = {"key": key, "origin": dict(origin), "grid": _grid_facts(bag.grid)}
+    facts = {"key": key, "origin": bag.origin, "grid": _grid_facts(bag.grid)}
     facts["checksum"] = _checksum(facts, arrays)
     write_atomic(_path(store_dir, "embeddings", key), save(arrays, {"xmag": _json(facts).decode()}))
 
@@ -64,13 +73,24 @@ def get_embeddings(store_dir: Path, key: str) -> StoredBag | None:
     """The bag, or None when there is none or the file is damaged in any byte."""
     try:
         data = _path(store_dir, "embeddings", key).read_bytes()
-        arrays, facts = load(data), _facts(data)
+        arrays, facts = load(data), _facts(BytesIO(data))
         checksum = facts.pop("checksum")
         if facts["key"] != key or checksum != _checksum(facts, arrays):
             return None
-        return StoredBag(arrays["embeddings"], _grid(arrays, facts["grid"]))
+        return StoredBag(arrays["embeddings"], _grid(arrays, facts["grid"]), facts["origin"])
     except (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError):
         return None
+
+
+def stored_origins(store_dir: Path) -> Iterator[tuple[str, Origin]]:
+    """Key and origin of every stored bag, in the order of keys; reads headers alone, passes over damage."""
+    for path in sorted((store_dir / "embeddings").glob("??/*.safetensors")):
+        try:
+            with path.open("rb") as file:
+                facts = _facts(file)
+            yield str(facts["key"]), dict(facts["origin"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
 
 
 def put_overlay(store_dir: Path, overlay: Overlay) -> str:
@@ -93,7 +113,7 @@ def get_overlay(store_dir: Path, sha: str) -> Overlay:
         data = b""
     if hashlib.sha256(data).hexdigest() != sha:
         raise RequestError(Code.GONE, "the stored heatmap is missing or damaged: run the slide again")
-    arrays, facts = load(data), _facts(data)
+    arrays, facts = load(data), _facts(BytesIO(data))
     return Overlay(
         _grid(arrays, facts["grid"]),
         facts["width"],
@@ -128,10 +148,12 @@ def _grid(arrays: Arrays, facts: dict[str, Any]) -> TileGrid:
     )
 
 
-def _facts(data: bytes) -> dict[str, Any]:
+def _facts(file: BinaryIO) -> dict[str, Any]:
     """The JSON under the key ``xmag`` of a safetensors header."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    facts: dict[str, Any] = json.loads(header["__metadata__"]["xmag"])
+    size = int.from_bytes(file.read(8), "little")
+    if size > MAX_HEADER:
+        raise ValueError("no safetensors header is so long")
+    facts: dict[str, Any] = json.loads(json.loads(file.read(size))["__metadata__"]["xmag"])
     return facts
 
 
@@ -140,7 +162,7 @@ def _checksum(facts: dict[str, Any], arrays: Arrays) -> str:
     for name in sorted(arrays):
         array = arrays[name]
         state.update(_json([name, str(array.dtype), list(array.shape)]))
-        state.update(array.tobytes())
+        state.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
     return state.hexdigest()
 
 

@@ -255,7 +255,7 @@ def test_slow_reads_are_heard_of(slides, heads, engine, fresh, monkeypatch):
     seen = []
     found = analyze(request(slides, "tissue.svs", heads), engine, fresh, seen.append)
     assert Progress("mask", 50, 100) in seen
-    assert seen.count(Progress("encode", 0, found.tiles)) == 2
+    assert seen.count(Progress("encode", 0, found.tiles)) >= 2
 
 
 def test_a_missing_release_is_an_error_before_the_slide_is_read(slides, engine, fresh):

@@ -18,7 +18,7 @@ from xmag.db.jobs import mpp_override
 from xmag.db.results import NewResult
 from xmag.db.session import after, now
 from xmag.db.slides import SlideRow
-from xmag.db.tables import Attempt, Job, JobRelease
+from xmag.db.tables import PRIORITIES, Attempt, Job, JobRelease
 from xmag.errors import JOB_CODES, Code
 from xmag.slide.info import MppOverride
 
@@ -36,6 +36,7 @@ class Claim:
     heads: dict[str, str]
     mpp: MppOverride | None
     attempt: int
+    urgent: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +57,16 @@ class Reaped:
     timed_out: int = 0
 
 
-def claim_next(session: Session, worker: str, lease: Lease) -> Claim | None:
-    """Take the most urgent due job, passing over those that others are taking; None if there is none."""
+def claim_next(session: Session, worker: str, lease: Lease, *, urgent: bool = False) -> Claim | None:
+    """Take the most urgent due job, passing over those that others are taking; None if there is none.
+
+    With ``urgent`` only a stat job is taken.
+    """
+    last = PRIORITIES["stat"] if urgent else max(PRIORITIES.values())
     picked = (
         select(Job.id)
         .where(Job.state == "queued", Job.available_at <= now(), Job.deadline_at > now())
-        .where(Job.cancel_requested_at.is_(None))
+        .where(Job.cancel_requested_at.is_(None), Job.priority <= last)
         .order_by(Job.priority, Job.available_at, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True, key_share=True)
@@ -182,7 +187,8 @@ def _begin(session: Session, job: Job) -> Claim:
         .order_by(JobRelease.task)
     )
     heads = {row.task: row.digest for row in pinned}
-    return Claim(job.id, job.epoch, slide, heads, mpp_override(job), job.epoch)
+    urgent = job.priority == PRIORITIES["stat"]
+    return Claim(job.id, job.epoch, slide, heads, mpp_override(job), job.epoch, urgent)
 
 
 def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:

@@ -15,7 +15,7 @@ from xmag.db.tables import Case, Slide
 from xmag.errors import Code, SlideError
 from xmag.slide.info import SlideInfo
 from xmag.slide.location import Fingerprint
-from xmag.units import Mpp, MppXY
+from xmag.units import Level0Px, Mpp, MppXY
 
 Source = Literal["path", "upload"]
 Tag = Literal["accession", "specimen", "block", "stain", "scanner"]
@@ -106,6 +106,21 @@ def describe(session: Session, slide_id: UUID, info: SlideInfo) -> None:
     if info.mpp is not None and info.mpp_source == "file":
         facts |= {"mpp_x": info.mpp.x, "mpp_y": info.mpp.y}
     session.execute(update(Slide).where(Slide.id == slide_id).values(facts))
+
+
+def known(row: SlideRow) -> SlideInfo | None:
+    """What an analysis found in the row's very file, but for its levels; None before the first one."""
+    if row.sha256 is None or row.vendor is None or row.width is None or row.height is None:
+        return None
+    return SlideInfo(
+        sha256=row.sha256,
+        width=Level0Px(row.width),
+        height=Level0Px(row.height),
+        mpp=row.mpp,
+        mpp_source=None if row.mpp is None else "file",
+        vendor=row.vendor,
+        levels=(),
+    )
 
 
 def view(slide: Slide, accession: str | None) -> SlideRow:

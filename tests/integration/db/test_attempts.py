@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from xmag.config import Lease
-from xmag.db import attempts, jobs, outbox, results
+from xmag.db import attempts, jobs, outbox, results, slides
 from xmag.db.session import transaction
 from xmag.errors import JOB_CODES, Code, JobError, SlideError
 
@@ -50,6 +50,30 @@ def test_the_most_urgent_comes_first_and_the_oldest_of_its_kind(hospital: Any) -
     expected = [job for rank in ("stat", "routine", "batch") for name, job in made if name == rank]
     assert [hospital.take().job_id for _ in made] == expected
     assert hospital.claim() is None
+
+
+def test_an_urgent_claim_takes_a_stat_job_or_none(hospital: Any) -> None:
+    for name in ("batch", "routine"):
+        hospital.job(name)
+    with transaction(hospital.engine) as session:
+        assert attempts.claim_next(session, "w1", LEASE, urgent=True) is None
+    stat = hospital.job("stat")
+    with transaction(hospital.engine) as session:
+        taken = attempts.claim_next(session, "w1", LEASE, urgent=True)
+    assert taken is not None
+    assert (taken.job_id, taken.urgent, hospital.take().urgent) == (stat, True, False)
+
+
+def test_a_second_look_at_a_slide_knows_what_the_first_found(hospital: Any, answer: Any) -> None:
+    given = hospital.slide()
+    fields = {"relative": given.relative, "fingerprint": given.fingerprint}
+    hospital.job(**fields)
+    first = hospital.take()
+    assert slides.known(first.slide) is None
+    hospital.finish(first)
+    hospital.job(**fields)
+    known, found = slides.known(hospital.take().slide), answer(first).slide
+    assert known == replace(found, levels=())
 
 
 def test_a_claim_passes_over_a_row_that_another_holds(hospital: Any) -> None:

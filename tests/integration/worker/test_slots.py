@@ -53,7 +53,7 @@ def test_missing_weights_fail_every_job_with_their_code(hospital, slots):
 
 
 def test_an_unforeseen_error_costs_one_job_and_not_the_slot(hospital, slots, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise ZeroDivisionError
 
     monkeypatch.setattr(job.analyze, "analyze", broken)
@@ -67,13 +67,34 @@ def test_an_unforeseen_error_costs_one_job_and_not_the_slot(hospital, slots, mon
 
 
 def test_a_full_disk_is_tried_again_and_not_for_ever(hospital, slots, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise job.PlaceError(Code.DISK_FULL, "the disk is full")
 
     monkeypatch.setattr(job.analyze, "analyze", full)
     queued = hospital.job()
     wait_for(lambda: hospital.view(queued).state == "dead")
     assert hospital.view(queued).attempts == 3
+
+
+def test_a_stat_job_starts_while_every_slot_is_at_routine_work(hospital, slots, monkeypatch):
+    hold, begun = threading.Event(), []
+
+    def slow(*_, urgent, **__):
+        begun.append(urgent)
+        if not urgent:
+            assert hold.wait(60)
+        raise JobError(Code.INTERNAL, "enough")
+
+    monkeypatch.setattr(job.analyze, "analyze", slow)
+    routine = [hospital.job() for _ in range(slots.count + 2)]
+    wait_for(lambda: len(begun) == slots.count)
+    urgent = hospital.job("stat")
+    slots.ring()
+    wait_for(lambda: hospital.view(urgent).state == "failed")
+    assert begun == [False] * slots.count + [True]
+    assert [hospital.view(one).state for one in routine].count("queued") == 2
+    hold.set()
+    wait_for(lambda: all(hospital.view(one).state == "failed" for one in routine))
 
 
 def test_a_root_that_the_worker_lacks_is_named(hospital, settings):
@@ -151,7 +172,7 @@ def test_a_queue_that_cannot_be_read_does_not_cost_the_threads(hospital, slots, 
         raise JobError(Code.INTERNAL, "the database refused: UndefinedTable")
 
     tried = []
-    monkeypatch.setattr("worker.slots.attempts.claim_next", lambda *_: tried.append(1) or refused())
+    monkeypatch.setattr("worker.slots.attempts.claim_next", lambda *_, **__: tried.append(1) or refused())
     wait_for(lambda: len(tried) > 2 * len(slots._threads))
     assert slots.alive()
     monkeypatch.undo()
