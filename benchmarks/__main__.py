@@ -1,96 +1,154 @@
-"""Where one slide's time goes: every stage of `xmag.analyze`, with a full-size ViT-B/14 of random weights.
+"""Measure everything, or some parts, and write the report.
 
-Wall and CPU seconds, the median of three runs on a synthetic slide, each run with an empty store. Writes
-``benchmarks/results/latest.json``.
+    python -m benchmarks               all parts (make bench)
+    python -m benchmarks a d           these parts; the others keep the figures of the last run
+    python -m benchmarks report FILE…  docs/performance.md from results, without measuring
+
+Parts: a reading, b encoding, c the paper's Figure 3, d file to prediction and the service, e growth.
 """
 
 import json
-import platform
-import statistics
-import tempfile
 import time
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
-import torch
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from training.publish import Publisher
-from xmag.analyze import Request, analyze
-from xmag.config import Settings
-from xmag.manifest import TASK_LABELS, AbmilSpec, PreprocessSpec, TilingSpec, VitSpec
-from xmag.nn.mil import ABMIL
-from xmag.nn.runtime import Engine
-from xmag.nn.vit import build_vit
-from xmag.registry import public_key_text
-from xmag.slide.location import SlideLocation
-from xmag.slide.synthetic.recipe import Recipe
-from xmag.slide.synthetic.write import write_slide
+from benchmarks import (
+    encoding,
+    figure3,
+    growth,
+    prediction,
+    queue_depth,
+    reading,
+    report,
+    rescoring,
+    slides,
+    throughput,
+)
+from benchmarks.machine import machine
+from benchmarks.measure import Json
+from benchmarks.subject import random_subject, some_tiles
+from xmag.errors import XmagError
+from xmag.files import write_atomic
+from xmag.manifest import TilingSpec
+from xmag.nn.runtime import choose_device
 
-RUNS = 3
-RESULTS = Path(__file__).parent / "results" / "latest.json"
-UNMEASURED = {
-    "n": 0,
-    "macro_auc": dict.fromkeys(("value", "low", "high"), float("nan")),
-    "accuracy": dict.fromkeys(("value", "low", "high"), float("nan")),
-}
-
-
-def main() -> None:
-    """Measure, print and write."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        slide = write_slide(
-            folder / "slide.svs", Recipe("nsclc", "LUAD", seed=1, width_um=2688, height_um=2688)
-        )
-        key = Ed25519PrivateKey.generate()
-        head = publish_random(folder / "releases", key)
-        runs = [measure(folder / f"run{run}", folder / "releases", key, slide, head) for run in range(RUNS)]
-    report = {"machine": machine(), "tiles": runs[0]["tiles"], "seconds": medians(runs)}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
-    for stage, seconds in report["seconds"].items():
-        click.echo(f"{stage:8} {seconds:8.3f} s")
-    click.echo(f"{report['tiles']} tiles; written to {RESULTS.relative_to(Path.cwd())}")
+FOLDER = Path(__file__).parent / "results"
+RESULTS = FOLDER / "latest.json"
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+REPEATS = 5
+SCRIPT_TILES = {"cpu": 36, "cuda": 537}
 
 
-def publish_random(releases: Path, key: Ed25519PrivateKey) -> str:
-    """A ViT-B/14 and an nsclc head of random weights, published like any other; the head's digest."""
-    torch.manual_seed(0)
-    vit = VitSpec(init_values=1.0)
-    abmil = AbmilSpec(in_dim=vit.embed_dim, classes=len(TASK_LABELS["nsclc"]))
-    publisher = Publisher(releases, key)
-    facts = {"slides": 0, "tiles": 0}
-    encoder = publisher.encoder(build_vit(vit), vit, PreprocessSpec(), TilingSpec(), facts)
-    return publisher.head(ABMIL(abmil), "nsclc", encoder, abmil, facts, UNMEASURED)
+def say(message: str) -> None:
+    """Progress, on stderr, with the clock."""
+    click.echo(f"[{datetime.now().strftime('%H:%M:%S')}] {message}", err=True)
 
 
-def measure(data: Path, releases: Path, key: Ed25519PrivateKey, slide: Path, head: str) -> dict[str, Any]:
-    """One run with an empty store; seconds by stage, of the whole, and of this process's CPU."""
-    settings = Settings(data=data)
-    engine = Engine(releases, [public_key_text(key)], settings.worker)
-    engine.ensure(head)
-    request = Request(SlideLocation(slide.parent, PurePosixPath(slide.name)), {"nsclc": head})
-    wall, cpu = time.perf_counter(), time.process_time()
-    found = analyze(request, engine, settings, lambda _: None)
-    whole = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-    return {"tiles": found.tiles, **found.provenance["seconds"], **whole}
+def part_a(_: str) -> Json:
+    """Reading."""
+    return {"slides": reading.compare(_large(), REPEATS, 0, say)}
 
 
-def medians(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """The median of each stage over the runs."""
-    return {stage: statistics.median(run[stage] for run in runs) for stage in runs[0] if stage != "tiles"}
+def part_b(_: str) -> Json:
+    """Encoding."""
+    with random_subject() as subject:
+        return {"slides": encoding.compare(_large()[:1], subject, 3, 0, say)}
 
 
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    return {
-        "system": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.is_available(),
-        "torch": torch.__version__,
+def part_c(device: str) -> Json:
+    """Figure 3."""
+    path = slides.made(slides.small(36), FOLDER / "slides")
+    return figure3.compare(device, some_tiles(path, TilingSpec(), 16), say)
+
+
+def part_d(device: str) -> Json:
+    """File to prediction, alone and through the service."""
+    tiles = SCRIPT_TILES[device]
+    small = device == "cpu"
+    plans = {
+        "40x": slides.small(tiles) if small else slides.base_40x(tiles),
+        "20x": slides.small(tiles, 0.5) if small else slides.base_20x(tiles),
     }
+    made = [(name, slides.made(plan, FOLDER / "slides")) for name, plan in plans.items()]
+    with random_subject() as subject:
+        found = prediction.compare(made, subject, 3, say)
+    return {"device": device, "slides": found, "service": throughput.compare(device, FOLDER / "slides", say)}
+
+
+def part_e(device: str) -> Json:
+    """Growth."""
+    return {
+        "tissue": growth.tissue(FOLDER / "slides", 3, say),
+        "workers": growth.workers(device, FOLDER / "slides", say),
+        "queue": queue_depth.compare(say),
+        "rescoring": rescoring.compare(say),
+    }
+
+
+PARTS: dict[str, Callable[[str], Json]] = {"a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e}
+
+
+def _large() -> list[tuple[str, Path]]:
+    say("making the slides")
+    plans = {"40x": slides.base_40x(), "20x": slides.base_20x()}
+    return [(name, slides.made(plan, FOLDER / "slides")) for name, plan in plans.items()]
+
+
+@click.command()
+@click.argument("words", nargs=-1)
+def main(words: tuple[str, ...]) -> None:
+    """Measure all parts, the named ones, or render results: see this module's own words."""
+    if words and words[0] == "report":
+        runs = [json.loads(Path(file).read_text()) for file in words[1:] or (str(RESULTS),)]
+        report.write(runs, PAGE)
+        click.echo(report.text_table(runs))
+        return
+    unknown = set(words) - set(PARTS)
+    if unknown:
+        raise click.UsageError(f"unknown part {min(unknown)}: choose of {', '.join(PARTS)}, or report FILE")
+    try:
+        measure(words or tuple(PARTS))
+    except XmagError as error:
+        raise click.ClickException(f"{error.code}: {error.detail}") from None
+
+
+def measure(parts: tuple[str, ...]) -> None:
+    """Run parts in order; each is written as soon as it is there, beside what earlier runs left."""
+    device = choose_device("auto")
+    say("measuring the machine")
+    results = _kept(device) | {"machine": machine(), "device": device}
+    for part in parts:
+        say(f"part {part}: {(PARTS[part].__doc__ or '').rstrip('.').lower()}")
+        begun = time.monotonic()
+        found = PARTS[part](device)
+        minutes = round((time.monotonic() - begun) / 60, 1)
+        results["parts"][part] = {**found, "measured": _today(), "minutes": minutes}
+        FOLDER.mkdir(exist_ok=True)
+        write_atomic(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
+    report.write([results], PAGE)
+    click.echo(report.text_table([results]))
+    click.echo(f"\nwritten to {_near(RESULTS)} and {_near(PAGE)}")
+
+
+def _kept(device: str) -> dict[str, Any]:
+    """The last results if they are this device's, else nothing."""
+    if RESULTS.exists():
+        known = dict(json.loads(RESULTS.read_text()))
+        if known.get("device") == device and isinstance(known.get("parts"), dict):
+            return known
+    return {"parts": {}}
+
+
+def _today() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _near(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 if __name__ == "__main__":

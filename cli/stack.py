@@ -1,12 +1,13 @@
 """The whole service on one machine: embedded servers and the three programs, started and kept alive."""
 
 import contextlib
+import functools
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +27,6 @@ HOST = "127.0.0.1"
 READY_SECONDS = 60.0
 STEADY_SECONDS = 30.0
 LONGEST_PAUSE = 10.0
-PROGRAMS = ("serve", "dispatcher", "worker")
 Reporter = Callable[[str], None]
 
 
@@ -100,11 +100,13 @@ def running_stack(
     port: int = 8080,
     redis: bool = True,
     environment: Mapping[str, str] | None = None,
+    workers: Sequence[Mapping[str, str]] = ({},),
     reporter: Reporter = embedded.silent,
 ) -> Iterator[Stack]:
     """Run the service on ``data`` while the block lasts; what dies is started again.
 
-    ``environment`` adds XMAG_ variables for the programs. Raises PlaceError SETUP.
+    ``environment`` adds XMAG_ variables for all programs, each of ``workers`` for one worker, of which there
+    are as many: worker, worker-2 and so on. Raises PlaceError SETUP.
     """
     data = data.absolute()
     if load_settings().env == "production":
@@ -119,11 +121,10 @@ def running_stack(
         if servers.redis:
             names["redis"] = servers.redis
 
-        def full_environment() -> dict[str, str]:
-            return _environment(servers, variables)
-
-        for name in PROGRAMS:
-            program = Program(name, data / "log" / f"{name}.log", servers.guard, full_environment)
+        programs = _programs(workers)
+        for name, own in programs.items():
+            environ = functools.partial(_environment, servers, {**variables, **own})
+            program = Program(name.partition("-")[0], data / "log" / f"{name}.log", servers.guard, environ)
             stack.callback(program.stop)
             names[name] = program
         url = f"http://{HOST}:{variables['XMAG_PORT']}"
@@ -131,7 +132,7 @@ def running_stack(
         write_private(data / "url", url + "\n")
         write_private(data / "roots.json", variables["XMAG_SLIDE_ROOTS"])
         reporter("starting gateway, dispatcher and worker")
-        for name in PROGRAMS:
+        for name in programs:
             names[name].start()
         stack.enter_context(_supervised(running, servers, reporter))
         _wait_until_ready(url, names["serve"], data)
@@ -174,8 +175,15 @@ def _start_again(name: str, running: Stack, servers: embedded.Servers, reporter:
     except (PlaceError, OSError) as error:
         reporter(f"{name} could not be started: {error}")
     if (servers.database_url, servers.redis_url) != before:
-        for program in PROGRAMS:
-            running.units[program].stop()
+        for program in running.units.values():
+            if isinstance(program, Program):
+                program.stop()
+
+
+def _programs(workers: Sequence[Mapping[str, str]]) -> dict[str, Mapping[str, str]]:
+    """Name of each program -> variables of its own."""
+    named = {f"worker-{place}" if place > 1 else "worker": own for place, own in enumerate(workers, 1)}
+    return {"serve": {}, "dispatcher": {}, **named}
 
 
 def _variables(data: Path, roots: Mapping[str, Path], port: int) -> dict[str, str]:

@@ -7,9 +7,9 @@ compile() {
     uv pip compile --universal --python-version 3.11 --quiet --no-header --no-annotate --generate-hashes \
         --no-emit-index-url pyproject.toml --output-file "requirements/$out" "$@"
 }
-all="--extra service --extra worker --extra training --extra local --extra test --extra dev"
+all="--extra service --extra worker --extra openvino --extra training --extra local --extra bench --extra test --extra dev"
 # shellcheck disable=SC2086
 compile all.txt $all
 compile service.txt --extra service --constraint requirements/all.txt
-compile worker.txt --extra worker --constraint requirements/all.txt
+compile worker.txt --extra worker --extra openvino --constraint requirements/all.txt
 compile service-test.txt --extra service --extra local --extra test --constraint requirements/all.txt
