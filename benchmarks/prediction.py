@@ -1,7 +1,7 @@
 """Comparison d, first half: file to prediction by `xmag.analyze` and by a plain script, slide by slide."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,66 +19,89 @@ from xmag.registry import read_manifest
 from xmag.slide.decoders import Decoders
 
 OURS = "ours"
+OURS_INT8 = "ours at int8"
 PLAIN = "plain script"
 
 
-def compare(slides: Sequence[tuple[str, Path]], subject: Subject, repeats: int, say: Say) -> list[Json]:
-    """One entry for each (name, path); raises SlideError and ReleaseError."""
+def compare(
+    slides: Sequence[tuple[str, Path]], subject: Subject, repeats: int, say: Say, *, int8: bool = False
+) -> list[Json]:
+    """One entry for each (name, path), with ours at int8 too where asked; raises SlideError, ReleaseError."""
     say("loading the releases on both sides")
-    engine = subject.engine()
-    encoder, _ = subject.loaded(engine)
-    plain = script.load(subject.settings.releases_dir, subject.head_digest, engine.device)
+    engines = {OURS: subject.engine()}
+    if int8:
+        engines[OURS_INT8] = subject.engine(precision="int8")
+    encoder, *_ = (subject.loaded(engine)[0] for engine in engines.values())
+    plain = script.load(subject.settings.releases_dir, subject.head_digest, engines[OURS].device)
     with Decoders(subject.settings.decode) as decoders:
         found = []
         for name, path in slides:
             target = Target(path, whole_grid(path, encoder.manifest.tiling))
-            ours = partial(_ours, path, subject, engine, decoders)
+            ours = {
+                route: partial(_ours, path, subject, engine, decoders) for route, engine in engines.items()
+            }
             found.append(_compare_one(name, target, ours, plain, repeats, say) | {"weights": subject.weights})
         return found
 
 
 def _compare_one(
-    name: str, target: Target, ours: partial[Analysis], plain: script.Script, repeats: int, say: Say
+    name: str,
+    target: Target,
+    ours: dict[str, partial[Analysis]],
+    plain: script.Script,
+    repeats: int,
+    say: Say,
 ) -> Json:
-    ours()
     plain.embed(np.zeros((1, target.grid.tile_px, target.grid.tile_px, 3), np.uint8))
     results: dict[str, NDArray[np.float64]] = {}
-    analyses: list[Analysis] = []
+    analyses: dict[str, list[Analysis]] = {route: [] for route in ours}
 
-    def run_ours() -> None:
-        analyses.append(ours())
+    def run(route: str) -> None:
+        analyses[route].append(ours[route]())
 
     def run_plain() -> None:
         results[PLAIN] = plain.predict(target)
 
-    runs = paired({OURS: run_ours, PLAIN: run_plain}, repeats, lambda message: say(f"{name}: {message}"))
-    (said,) = analyses[-1].predictions
-    reference = results[PLAIN]
-    difference = float(np.abs(np.array(list(said.probabilities.values())) - reference).max())
+    for one in ours.values():
+        one()
+    routes: dict[str, Callable[[], None]] = {route: partial(run, route) for route in ours}
+    routes[PLAIN] = run_plain
+    runs = paired(routes, repeats, lambda message: say(f"{name}: {message}"))
     tiles = len(target.grid)
     return {
         "slide": name,
         "tiles": tiles,
         "reference": PLAIN,
         "routes": {
-            OURS: {
-                **_speed(runs[OURS], analyses[-1].tiles),
-                "agreement": {
-                    "same_number_of_tiles": analyses[-1].tiles == tiles,
-                    "max_probability_difference": round(difference, 6),
-                    "same_label": list(said.probabilities.values()).index(max(said.probabilities.values()))
-                    == int(reference.argmax()),
-                },
-                "numerics": analyses[-1].provenance["encoders"][0].get("numerics"),
-                "reading": analyses[-1].provenance["encoders"][0].get("reading"),
-                "stages": _stages(analyses),
-            },
+            **{route: _route(runs[route], analyses[route], tiles, results[PLAIN]) for route in ours},
             PLAIN: {**_speed(runs[PLAIN], tiles), "agreement": {"max_probability_difference": 0.0}},
         },
         "ratios": {
-            "slides_per_minute_vs_plain": ratio(runs[PLAIN].wall, runs[OURS].wall),
-            "cpu_seconds_vs_ours": ratio(runs[PLAIN].cpu, runs[OURS].cpu),
+            "slides_per_minute_vs_plain": {
+                route: ratio(runs[PLAIN].wall, runs[route].wall) for route in ours
+            },
+            "cpu_seconds_vs_plain": {route: ratio(runs[PLAIN].cpu, runs[route].cpu) for route in ours},
         },
+    }
+
+
+def _route(
+    runs: Runs[None], analyses: Sequence[Analysis], tiles: int, reference: NDArray[np.float64]
+) -> Json:
+    """Speed, agreement and provenance of one of ours."""
+    (said,) = analyses[-1].predictions
+    probabilities = np.array(list(said.probabilities.values()))
+    (encoder,) = analyses[-1].provenance["encoders"]
+    return {
+        **_speed(runs, analyses[-1].tiles),
+        "agreement": {
+            "same_number_of_tiles": analyses[-1].tiles == tiles,
+            "max_probability_difference": round(float(np.abs(probabilities - reference).max()), 6),
+            "same_label": int(probabilities.argmax()) == int(reference.argmax()),
+        },
+        "numerics": encoder["numerics"],
+        "reading": encoder["reading"],
+        "stages": _stages(analyses),
     }
 
 

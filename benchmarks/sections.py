@@ -147,7 +147,7 @@ def prediction(parts: Json) -> Lines:
                     ranged(route["wall_seconds"]),
                     ranged(route["cpu_seconds"]),
                     ranged(route["slides_per_minute"]),
-                    number(slide["ratios"]["slides_per_minute_vs_plain"] if name == "ours" else 1.0, 3, "x"),
+                    number(slide["ratios"]["slides_per_minute_vs_plain"].get(name, 1.0), 3, "x"),
                     f"{route['agreement']['max_probability_difference']:.5f}",
                 ]
             )

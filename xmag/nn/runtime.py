@@ -244,7 +244,7 @@ class Engine:
             batch = tiles[done : done + self.batch]
             try:
                 work = route.stage(batch)
-                with self._turn.take(urgent, on_wait):
+                with self._turn.take(urgent, on_wait, lingers=urgent):
                     parts.append(work())
                 done += len(batch)
             except (MemoryError, RuntimeError) as error:

@@ -9,6 +9,9 @@ from time import perf_counter
 WAIT_SECONDS = 0.5
 """Between two calls of a waiter's ``on_wait``."""
 
+LINGER_SECONDS = 0.02
+"""How long others hold back after an urgent batch, for the next one is about to come."""
+
 
 def nothing() -> None:
     """What to do while waiting, when there is nothing."""
@@ -27,12 +30,16 @@ class Turn:
         self._arrivals = count()
         self._waiting: list[tuple[bool, int]] = []
         self._taken = False
+        self._kept_until = 0.0
 
     @contextmanager
-    def take(self, urgent: bool = False, on_wait: Callable[[], None] = nothing) -> Iterator[None]:
+    def take(
+        self, urgent: bool = False, on_wait: Callable[[], None] = nothing, *, lingers: bool = False
+    ) -> Iterator[None]:
         """Wait for the turn, hold it inside the block. Not reentrant.
 
-        ``on_wait`` is called about every `WAIT_SECONDS` until then; what it raises ends the waiting.
+        ``on_wait`` is called about every `WAIT_SECONDS` until then; what it raises ends the waiting. After a
+        turn that ``lingers`` only urgent ones may follow for `LINGER_SECONDS`.
         """
         ticket = (not urgent, next(self._arrivals))
         while not self._stand(ticket):
@@ -44,18 +51,26 @@ class Turn:
             with self._condition:
                 self.busy_seconds += perf_counter() - start
                 self._taken = False
+                self._kept_until = perf_counter() + LINGER_SECONDS if lingers else 0.0
                 self._condition.notify_all()
 
     def _stand(self, ticket: tuple[bool, int]) -> bool:
         """Stand in line for a while; whether the turn came. Who is out of the line holds nobody up."""
+        ends = perf_counter() + WAIT_SECONDS
         with self._condition:
             self._waiting.append(ticket)
             try:
-                came = self._condition.wait_for(
-                    lambda: not self._taken and min(self._waiting) == ticket, WAIT_SECONDS
-                )
+                while not (came := self._free(ticket)) and perf_counter() < ends:
+                    self._condition.wait(LINGER_SECONDS if self._kept() else WAIT_SECONDS)
                 self._taken = self._taken or came
                 return came
             finally:
                 self._waiting.remove(ticket)
                 self._condition.notify_all()
+
+    def _free(self, ticket: tuple[bool, int]) -> bool:
+        routine = ticket[0]
+        return not self._taken and min(self._waiting) == ticket and not (routine and self._kept())
+
+    def _kept(self) -> bool:
+        return perf_counter() < self._kept_until

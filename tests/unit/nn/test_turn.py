@@ -32,6 +32,27 @@ def test_the_urgent_go_first_and_each_kind_in_the_order_of_arrival() -> None:
     assert order == ["u1", "u2", "r1", "r2", "r3"]
 
 
+def test_the_next_urgent_batch_finds_its_place_kept(monkeypatch) -> None:
+    monkeypatch.setattr(module, "LINGER_SECONDS", 0.3)
+    turn, order = Turn(), []
+    with turn.take(True, lingers=True):
+        thread = in_line(turn, "routine", order, False)
+    time.sleep(0.05)
+    with turn.take(True):
+        order.append("urgent")
+    thread.join()
+    assert order == ["urgent", "routine"]
+
+
+def test_a_kept_place_that_nobody_takes_is_given_up(monkeypatch) -> None:
+    monkeypatch.setattr(module, "LINGER_SECONDS", 0.01)
+    turn = Turn()
+    with turn.take(True, lingers=True):
+        pass
+    with turn.take():
+        pass
+
+
 def test_one_at_a_time() -> None:
     turn, inside, most = Turn(), [], []
 
