@@ -1,6 +1,7 @@
 """A slide's bag: from the store, or decoded, encoded and stored; one encode serves all who ask for it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,12 +119,13 @@ def _encode(
         work.watch.tell("encode", done, total)
 
     tell()
-    for tiles in _ahead(decoder, plan, group, work, tell):
-        embeddings[done : done + len(tiles)] = work.engine.encode(
-            encoder, tiles, group.precisions[0], urgent=flight.urgent, on_wait=tell
-        )
-        done += len(tiles)
-        tell()
+    with closing(_ahead(decoder, plan, group, work, tell)) as ahead:
+        for tiles in ahead:
+            embeddings[done : done + len(tiles)] = work.engine.encode(
+                encoder, tiles, group.precisions[0], urgent=flight.urgent, on_wait=tell
+            )
+            done += len(tiles)
+            tell()
     if done != total:
         raise SlideError(Code.DECODE_CRASH, "the decoder gave fewer tiles than planned: run the slide again")
     return embeddings
@@ -131,7 +133,7 @@ def _encode(
 
 def _ahead(
     decoder: Decoder, plan: TilePlan, group: Group, work: Work, tell: Callable[[], None]
-) -> Iterator[NDArray[np.uint8]]:
+) -> Generator[NDArray[np.uint8], None, None]:
     tiling, batch = group.encoder.manifest.tiling, work.engine.batch
     return read_ahead(
         lambda sign: decoder.tiles(plan, tiling, batch, sign),

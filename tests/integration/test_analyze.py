@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -238,8 +239,10 @@ def test_progress_may_stop_the_work_at_any_stage(slides, heads, engine, fresh, w
         if progress.stage == where and progress.done:
             raise StoppedError
 
-    with pytest.raises(StoppedError):
+    with pytest.raises(StoppedError) as caught:
         analyze(request(slides, "tissue.svs", heads), engine, fresh, stop)
+    assert caught.tb is not None  # holds every frame, so that nothing ends by chance
+    assert "read-ahead" not in [thread.name for thread in threading.enumerate()]
     found = analyze(request(slides, "tissue.svs", heads), engine, fresh, ignore)
     assert found.provenance["encoders"][0]["embeddings_reused"] == (where in {"head", "write"})
 

@@ -15,8 +15,8 @@ Read = Callable[[Sign], Generator[Tiles, None, None]]
 
 def read_ahead(
     read: Read, limit: int, stop: Callable[[], None], on_sign: Callable[[], None]
-) -> Iterator[Tiles]:
-    """Yield the batches that ``read`` gives, read beforehand by a thread.
+) -> Generator[Tiles, None, None]:
+    """Yield the batches that ``read`` gives, read beforehand by a thread; ``close`` it when leaving early.
 
     Args:
         read: starts the reading; it gets a function to call with a share done while a batch is slow.

@@ -176,7 +176,8 @@ class Decoder:
     def stop(self) -> None:
         """End the child from another thread: the call under way there raises DECODE_CRASH and closes."""
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            if self._process.returncode is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """End the child; it only reads, so it needs no farewell."""

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import subprocess
 import sys
 
 from worker.log import JsonLines
@@ -30,17 +29,3 @@ def test_only_known_fields_are_written():
     told = json.loads(JsonLines().format(made))
     assert told["job"] == "1"
     assert "path" not in told
-
-
-def test_the_dispatcher_starts_without_torch():
-    code = "import sys, worker.dispatcher; assert not {'torch', 'timm', 'xmag.nn'} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_app_reads_no_setting_until_asked(monkeypatch):
-    code = "import worker.app"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={"XMAG_NONSENSE": "1", "PATH": ""}
-    )
-    assert done.returncode == 0, done.stderr
