@@ -22,6 +22,7 @@ COPY worker worker
 COPY training training
 COPY cli cli
 COPY migrations migrations
+COPY benchmarks benchmarks
 RUN pip wheel --no-deps --wheel-dir /wheels .
 
 FROM base AS gateway

@@ -265,6 +265,7 @@ def _encoder_json(group: Group, bag: Bag, slide: SlideInfo) -> dict[str, Any]:
         "tissue_share": _tissue_share(bag.stored, slide),
         "embeddings": bag.key,
         "embeddings_reused": bag.reused,
+        "embedded_by": bag.stored.origin.get("code_version"),
         "reading": bag.stored.origin["reading"],
         "numerics": bag.stored.origin["numerics"],
     }

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import xmag
 from xmag.config import Precision, Settings
 from xmag.errors import Code, SlideError
 from xmag.flights import Flight, Flights
@@ -57,7 +58,7 @@ def find_bag(slide: SlideInfo, group: Group, work: Work) -> Bag | None:
     for precision in reversed(group.precisions):
         key = _key(slide, group, precision)
         found = get_embeddings(work.settings.store_dir, key)
-        if found is not None:
+        if found is not None and _read_as_asked(found, work.settings):
             work.watch.tell("encode", len(found.grid), len(found.grid))
             return Bag(found, key, reused=True)
     return None
@@ -74,6 +75,11 @@ def get_bag(decoder: Decoder, slide: SlideInfo, group: Group, work: Work) -> Bag
     key = _key(slide, group, group.precisions[0])
     with work.flights.alone(key, work.urgent, lambda: work.watch.tell("encode", 0, 0)) as flight:
         return find_bag(slide, group, work) or _make(decoder, slide, group, work, flight)
+
+
+def _read_as_asked(bag: StoredBag, settings: Settings) -> bool:
+    """Where the reference route alone is asked for, a bag of the other one is made again."""
+    return settings.decode.route == "auto" or bag.origin["reading"]["route"] == settings.decode.route
 
 
 def _key(slide: SlideInfo, group: Group, precision: Precision) -> str:
@@ -150,6 +156,7 @@ def _origin(slide: SlideInfo, group: Group, plan: TilePlan, reread: int, engine:
     return {
         "slide": slide.sha256,
         "encoder": group.encoder.digest,
+        "code_version": xmag.__version__,
         "mpp": [slide.mpp.x, slide.mpp.y],
         "reading": {
             "route": reading.route,

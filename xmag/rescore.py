@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from xmag.config import Precision, Settings
-from xmag.nn.bundle import Head
+from xmag.nn.bundle import Encoder, Head
 from xmag.nn.runtime import Engine
-from xmag.store import Origin, get_embeddings, stored_origins
+from xmag.store import Origin, embedding_key, get_embeddings, stored_origins
+from xmag.units import Mpp, MppXY
 
 TOGETHER = 16
 """Bags scored in one call."""
@@ -33,22 +34,30 @@ def rescore(head_digest: str, engine: Engine, settings: Settings) -> Iterator[Re
     """
     head = engine.head(head_digest)
     encoder = engine.encoder(head.manifest.encoder)
-    chosen = iter(choose(encoder.digest, engine.accepted(encoder, [head]), settings))
+    chosen = iter(choose(encoder, engine.accepted(encoder, [head]), settings))
     while together := list(islice(chosen, TOGETHER)):
         yield from _score(together, head, engine, settings)
 
 
-def choose(encoder: str, accepted: tuple[Precision, ...], settings: Settings) -> list[tuple[str, Origin]]:
+def choose(encoder: Encoder, accepted: tuple[Precision, ...], settings: Settings) -> list[tuple[str, Origin]]:
     """Key and origin of one bag for each slide and mpp, in the order of their keys."""
     best: dict[tuple[str, float, float], tuple[int, str, Origin]] = {}
     for key, origin in stored_origins(settings.store_dir):
-        if origin["encoder"] != encoder or origin["numerics"]["precision"] not in accepted:
+        precision = origin.get("numerics", {}).get("precision")
+        if precision not in accepted or key != _key(origin, encoder, precision):
             continue
-        rank = accepted.index(origin["numerics"]["precision"])
+        rank = accepted.index(precision)
         what = (origin["slide"], *origin["mpp"])
         if what not in best or rank > best[what][0]:
             best[what] = (rank, key, origin)
     return [(key, origin) for _, key, origin in best.values()]
+
+
+def _key(origin: Origin, encoder: Encoder, precision: Precision) -> str:
+    """The key that a job of today would look for: bags of another encoder or format have another."""
+    x, y = origin["mpp"]
+    tiling = encoder.manifest.tiling
+    return embedding_key(origin["slide"], encoder.digest, tiling, MppXY(Mpp(x), Mpp(y)), precision)
 
 
 def _score(

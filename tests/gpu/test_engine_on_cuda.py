@@ -1,3 +1,4 @@
+import gc
 import threading
 
 import numpy as np
@@ -56,6 +57,19 @@ def test_bf16_agrees_with_fp32_on_the_cpu(releases, monkeypatch, compiler) -> No
         found = subject.encode(encoder, tiles(count), "bf16")
         assert found.shape == expected.shape
         assert min_cosine(found, expected) >= 0.9995
+
+
+@pytest.mark.parametrize("compiler", [True, False])
+def test_the_weights_of_a_graph_are_not_given_away(releases, monkeypatch, compiler) -> None:
+    if not compiler:
+        monkeypatch.setattr(cuda_route, "_compiled", no_compiler)
+    subject = engine(releases, "cuda", batch=16)
+    encoder = subject.encoder(releases.encoder(architecture=WIDER))
+    before = subject.encode(encoder, tiles(43), "bf16")
+    gc.collect()
+    junk = [torch.full((size,), torch.nan, device="cuda") for size in (64, 4096, 65536) for _ in range(200)]
+    assert np.array_equal(subject.encode(encoder, tiles(43), "bf16"), before)
+    del junk
 
 
 def test_threads_that_stage_at_once_get_their_own_embeddings(releases) -> None:

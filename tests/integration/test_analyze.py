@@ -194,6 +194,17 @@ def test_a_second_run_reuses_the_embeddings(slides, heads, engine, fresh):
     assert without_seconds(to_json(runs[0])) == without_seconds(to_json(runs[1]))
 
 
+def test_reused_embeddings_keep_the_history_of_their_making(slides, heads, engine, fresh, monkeypatch):
+    made = analyze(request(slides, "tissue.svs", heads), engine, fresh, ignore).provenance
+    monkeypatch.setattr("xmag.__version__", "9.9.9")
+    monkeypatch.setattr(Engine, "description", {"device": "cuda", "device_name": "another"})
+    reused = analyze(request(slides, "tissue.svs", heads), engine, fresh, ignore).provenance
+    assert (reused["code_version"], reused["engine"]["device"]) == ("9.9.9", "cuda")
+    assert reused["encoders"][0]["embedded_by"] == made["code_version"]
+    assert reused["encoders"][0]["numerics"] == made["encoders"][0]["numerics"]
+    assert made["encoders"][0]["numerics"]["device"] == "cpu"
+
+
 def test_damaged_embeddings_are_made_again(slides, heads, engine, fresh):
     first = analyze(request(slides, "tissue.svs", heads), engine, fresh, ignore)
     (path,) = (fresh.store_dir / "embeddings").rglob("*.safetensors")

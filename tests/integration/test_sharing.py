@@ -29,6 +29,7 @@ from xmag.nn.runtime import Engine
 from xmag.rescore import rescore
 from xmag.slide.decoder import Decoder
 from xmag.slide.decoders import Decoders
+from xmag.store import get_embeddings, put_embeddings
 
 
 class Counted:
@@ -164,4 +165,16 @@ def test_damaged_bags_are_passed_over(slides, heads, engine, fresh):
     (path,) = (fresh.store_dir / "embeddings").rglob("*.safetensors")
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert list(rescore(heads["nsclc"], engine, fresh)) == []
+
+
+def test_bags_that_a_job_would_not_take_are_passed_over(slides, heads, engine, fresh, monkeypatch):
+    found = analyze(request(slides, "tissue.svs", heads), engine, fresh, ignore)
+    (encoder,) = found.embeddings
+    bare = {"slide": found.slide.sha256, "encoder": encoder}
+    for number, origin in enumerate((bare, {**bare, "numerics": {"precision": "fp32"}, "mpp": [1.0, 1.0]})):
+        old = replace(get_embeddings(fresh.store_dir, found.embeddings[encoder]), origin=origin)
+        put_embeddings(fresh.store_dir, f"{number:064x}", old)
+    assert [each.embeddings for each in rescore(heads["nsclc"], engine, fresh)] == [found.embeddings[encoder]]
+    monkeypatch.setattr("xmag.store.FORMAT", 3)
     assert list(rescore(heads["nsclc"], engine, fresh)) == []

@@ -11,7 +11,8 @@ from cli.settings_page import settings_page
 from xmag.errors import Code
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 
 
 def tracked(*suffixes: str) -> list[Path]:
@@ -48,6 +49,13 @@ def test_no_file_is_too_long_to_read() -> None:
 @pytest.mark.parametrize("name", ["worker", "service", "training"])
 def test_root_packages_are_ours(name: str) -> None:
     assert Path(__import__(name).__file__ or "").is_relative_to(ROOT)
+
+
+def test_the_images_hold_every_package_of_the_wheel() -> None:
+    packages = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    copied, sent = (ROOT / "Dockerfile").read_text(), (ROOT / ".dockerignore").read_text()
+    assert [each for each in packages if f"COPY {each} {each}\n" not in copied] == []
+    assert [each for each in packages if f"!{each}\n" not in sent] == []
 
 
 def test_links_between_documents_hold() -> None:

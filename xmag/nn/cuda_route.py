@@ -73,8 +73,12 @@ class _Network(nn.Module):
 
 @dataclass(frozen=True)
 class _Graph:
-    """A captured pass: copy to ``tiles``, replay, read ``embeddings``."""
+    """A captured pass: copy to ``tiles``, replay, read ``embeddings``.
 
+    ``network`` is kept as it owns the weights: a graph holds their addresses, not them.
+    """
+
+    network: nn.Module
     size: int
     tiles: Tensor
     embeddings: Tensor
@@ -158,7 +162,7 @@ def _capture(network: _Network, size: int, pool: Any) -> _Graph:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         embeddings = network(tiles)
-    return _Graph(size, tiles, embeddings, graph)
+    return _Graph(network, size, tiles, embeddings, graph)
 
 
 def _compiled(network: _Network) -> _Network:

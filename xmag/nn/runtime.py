@@ -134,6 +134,7 @@ class Engine:
         """
         checked = encoder.at(precision)
         facts: dict[str, str | float] = {"precision": precision, "runtime": checked.route.runtime}
+        facts["device"] = self.description["device_name"]
         if precision != "fp32":
             facts["cosine"] = checked.cosine
         if encoder.refused:

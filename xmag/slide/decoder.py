@@ -87,6 +87,11 @@ class Decoder:
         return self._closed
 
     @property
+    def alive(self) -> bool:
+        """Whether the child runs: it may end by itself, as when the system is short of memory."""
+        return not self._closed and self._process.poll() is None
+
+    @property
     def pid(self) -> int:
         """Of the child."""
         return self._process.pid
@@ -173,8 +178,14 @@ class Decoder:
         """One Deep Zoom tile, JPEG; RequestError NOT_FOUND out of range."""
         return self._call({"command": "dzi_tile", "level": level, "column": column, "row": row})[1]
 
+    def forget(self) -> None:
+        """Close the slide, so that an idle child holds no file and no pixels of it."""
+        self._call({"command": "forget"})
+
     def stop(self) -> None:
         """End the child from another thread: the call under way there raises DECODE_CRASH and closes."""
+        if self._process.returncode is not None:  # its number may be another's by now
+            return
         with suppress(ProcessLookupError, PermissionError):
             if self._process.returncode is None:
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -134,9 +134,7 @@ def _damage(session: Session) -> XmagError:
 
 
 def _open(session: Session, header: Header, _: bytes) -> None:
-    if session.opened is not None:
-        session.opened.close()
-        session.opened = None
+    _close(session)
     mpp, expected = header["mpp"], header["expected"]
     session.opened = reader.open_slide(
         SlideLocation(Path(header["root"]), PurePosixPath(header["relative"])),
@@ -147,6 +145,12 @@ def _open(session: Session, header: Header, _: bytes) -> None:
         on_progress=session.tick,
     )
     session.reply({"info": _info_fields(session.opened.info)})
+
+
+def _close(session: Session) -> None:
+    opened, session.opened = session.opened, None
+    if opened is not None:
+        opened.close()
 
 
 def _info_fields(info: SlideInfo) -> Header:
@@ -196,6 +200,11 @@ def _check(session: Session, *_: object) -> None:
     session.reply({"unchanged": True})
 
 
+def _forget(session: Session, *_: object) -> None:
+    _close(session)
+    session.reply({})
+
+
 def _thumbnail(session: Session, header: Header, _: bytes) -> None:
     session.reply({}, deepzoom.thumbnail(session.slide, header["max_px"], session.tick))
 
@@ -214,6 +223,7 @@ COMMANDS: dict[str, Callable[[Session, Header, bytes], None]] = {
     "plan": _plan,
     "tiles": _tiles,
     "check": _check,
+    "forget": _forget,
     "thumbnail": _thumbnail,
     "dzi": _dzi,
     "dzi_tile": _dzi_tile,

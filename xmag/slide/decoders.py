@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from xmag.config import Decode
+from xmag.errors import XmagError
 from xmag.slide.decoder import Decoder
 
 SLIDES = 64
@@ -53,12 +54,20 @@ class Decoders:
             decoder.close()
 
     def _take(self) -> tuple[Decoder, int]:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        return Decoder(self._limits), 0
+        while True:
+            with self._lock:
+                idle = self._idle.pop() if self._idle else None
+            if idle is None:
+                return Decoder(self._limits), 0
+            if idle[0].alive:
+                return idle
+            idle[0].close()
 
     def _put(self, decoder: Decoder, slides: int) -> None:
+        try:
+            decoder.forget()
+        except XmagError:
+            decoder.close()
         with self._lock:
             if not self._closed and not decoder.closed and slides < SLIDES:
                 self._idle.append((decoder, slides))

@@ -91,8 +91,6 @@ class JpegTiles:
         self, fd: int, level: JpegLevel, scale: int, window: int, weights: tuple[Taps, Taps] = (None, None)
     ) -> None:
         self.scale = scale
-        self.decoded = 0
-        """Streams decoded so far."""
         self._fd = fd
         self._level = level
         self._weights = weights
@@ -187,7 +185,6 @@ class JpegTiles:
         width, height = self._level.tile_width // scale, self._level.tile_height // scale
         try:
             stream = self._streams.whole(self._stream(row * self._level.across + column))
-            self.decoded += 1
             pixels: Rgb = simplejpeg.decode_jpeg(
                 stream, "RGB", fastdct=False, fastupsample=False, min_height=height, min_width=width
             )

@@ -29,7 +29,12 @@ Read = Callable[[int, int, int, int], tuple[Image.Image, float, float]]
 
 
 def shrink(
-    read: Read, box: Box, size: tuple[int, int], resampling: str, tick: Callable[[float], None]
+    read: Read,
+    box: Box,
+    size: tuple[int, int],
+    resampling: str,
+    tick: Callable[[float], None],
+    block: int = MAX_BLOCK,
 ) -> NDArray[np.uint8]:
     """Resample a box.
 
@@ -39,6 +44,7 @@ def shrink(
         size: width and height of the result.
         resampling: a name in `RESAMPLING`.
         tick: called with the share done after each block read.
+        block: side of a source block, without the filter's margin.
 
     Returns:
         (height, width, 3) RGB, the same for any block size.
@@ -50,11 +56,11 @@ def shrink(
             max(width, int((box[2] - box[0]) / MAX_STEP) + 1),
             max(height, int((box[3] - box[1]) / MAX_STEP) + 1),
         )
-        means = Image.fromarray(shrink(read, box, finer, "box", tick))
+        means = Image.fromarray(shrink(read, box, finer, "box", tick, block))
         return np.asarray(means.resize(size, RESAMPLING[resampling]))
     result = np.empty((height, width, 3), np.uint8)
-    for top, bottom in _spans(height, MAX_BLOCK / step_y):
-        for left, right in _spans(width, MAX_BLOCK / step_x):
+    for top, bottom in _spans(height, block / step_y):
+        for left, right in _spans(width, block / step_x):
             part = (
                 box[0] + left * step_x,
                 box[1] + top * step_y,

@@ -81,7 +81,8 @@ def whole(slide: Slide, size: tuple[int, int], resampling: str, tick: Tick) -> N
     if source is not None:
         box = (0.0, 0.0, right / source.scale, bottom / source.scale)
         try:
-            return resample.shrink(source.read, box, size, resampling, tick)
+            # as many pixels of the level between two ticks as by OpenSlide: storage may be slow
+            return resample.shrink(source.read, box, size, resampling, tick, MAX_BLOCK // source.scale)
         except BrokenTileError:
             pass
     return shrink(slide, level, (0.0, 0.0, right, bottom), size, resampling, tick)

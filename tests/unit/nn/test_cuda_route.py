@@ -1,5 +1,10 @@
 """What of the CUDA route can be tested without the device; the rest is in tests/gpu."""
 
+import gc
+import weakref
+from contextlib import nullcontext
+from unittest.mock import MagicMock
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +37,23 @@ def test_no_graph_at_all(monkeypatch) -> None:
         cuda_route._graphs(None, 128)
     captured_with_memory_for(monkeypatch, 1)
     assert cuda_route._graphs(None, 1) == [1]
+
+
+def test_a_graph_keeps_the_weights_whose_addresses_it_holds(releases, monkeypatch) -> None:
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *given, device=None, **named: zeros(*given, **named))
+    for name in ("Stream", "CUDAGraph", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: nullcontext())
+    subject = engine(releases)
+    network = cuda_route._Network(subject.encoder(releases.encoder(architecture=WIDER)))
+    owner = weakref.ref(network)
+    graph = cuda_route._capture(network, 2, None)
+    del network
+    gc.collect()
+    assert owner() is not None
+    assert graph.embeddings.shape == (2, 64)
 
 
 def captured_with_memory_for(monkeypatch, fits) -> None:

@@ -104,7 +104,8 @@ def test_fp32_alone_is_neither_probed_nor_refused(releases, monkeypatch) -> None
     subject = engine(releases, precision="fp32")
     encoder = subject.encoder(releases.encoder())
     assert subject.accepted(encoder, [subject.head(releases.head(encoder.digest))]) == ("fp32",)
-    assert subject.numerics(encoder, "fp32") == {"precision": "fp32", "runtime": f"torch {torch.__version__}"}
+    facts = {"precision": "fp32", "runtime": f"torch {torch.__version__}", "device": "cpu"}
+    assert subject.numerics(encoder, "fp32") == facts
 
 
 @openvino

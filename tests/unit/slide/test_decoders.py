@@ -1,9 +1,14 @@
 """Decoders are lent one slide at a time, kept while they are whole, and renewed."""
 
+import os
+import signal
+import time
+from pathlib import Path
+
 import pytest
 
 from xmag.config import Decode
-from xmag.errors import Code, SlideError
+from xmag.errors import Code, JobError, SlideError
 from xmag.slide import decoders
 from xmag.slide.decoders import Decoders
 
@@ -21,6 +26,24 @@ def test_a_whole_decoder_is_lent_again(pool):
         assert second is first
         with pool.lend() as other:
             assert other is not first
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks in /proc")
+def test_an_idle_decoder_holds_no_slide(pool, write, picture):
+    location = write("a.svs", picture)
+    with pool.lend() as decoder:
+        decoder.open(location, digest=False)
+        assert str(location.root / location.relative) in held_by(decoder.pid)
+    assert not decoder.closed
+    assert str(location.root / location.relative) not in held_by(decoder.pid)
+    with pool.lend() as again:
+        assert again is decoder
+        with pytest.raises(JobError, match="no slide is open"):
+            again.check_unchanged()
+
+
+def held_by(pid):
+    return {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 def test_what_an_error_left_behind_is_not_lent(pool):
@@ -57,3 +80,23 @@ def test_stopping_from_another_thread_ends_the_call(pool):
     assert caught.value.code is Code.DECODE_CRASH
     with pool.lend() as fresh:
         assert fresh is not decoder
+
+
+def test_an_idle_decoder_that_ended_is_not_lent(pool):
+    with pool.lend() as first:
+        pass
+    os.kill(first.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while first.alive:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pool.lend() as second:
+        assert second is not first
+        assert second.alive
+
+
+def test_a_decoder_that_was_ended_is_not_signalled_again(pool, monkeypatch):
+    with pool.lend() as decoder:
+        decoder.close()
+        monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("that number may be another's"))
+        decoder.stop()

@@ -75,6 +75,23 @@ def test_each_stream_that_tiles_touch_is_decoded_once(
     assert seen == Counter(touched)
 
 
+def test_a_whole_slide_gives_signs_of_life(monkeypatch, jpeg_tiff, tmp_path: Path, stained: Rgb) -> None:
+    """A block of 4096 px of the level at most lies between two: storage may take milliseconds a stream."""
+    file = jpeg_tiff(mpp=0.25)
+    file.level(np.tile(stained, (4, 4, 1)))
+    read, between = jpeg_tiles.JpegTiles._stream, [0]
+
+    def count(self: jpeg_tiles.JpegTiles, index: int) -> bytes:
+        between[-1] += 1
+        return read(self, index)
+
+    monkeypatch.setattr(jpeg_tiles.JpegTiles, "_stream", count)
+    with closing(opened(file.write(tmp_path / "a.tif"))) as slide:
+        tiles.plan(slide, SPEC, Decode(), lambda _: between.append(0))
+    assert sum(between) == 50 * 50
+    assert max(between) <= (4096 // 128 + 2) ** 2
+
+
 @pytest.mark.parametrize(
     ("damage", "corrupt"), [("cut", True), ("zeros", True), ("size", True), ("empty", False)]
 )
