@@ -1,4 +1,4 @@
-"""Tiles read from the file's own streams and by OpenSlide: one grid, nearly one bag, and a true provenance."""
+"""Tiles read from the file's own streams and by OpenSlide: one grid, nearly one bag, and true provenance."""
 
 # ruff: noqa: F401, F811 - fixtures are imported
 
