@@ -37,6 +37,8 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
 CMD ["xmag", "serve"]
 
 FROM base AS worker
+# torch.compile needs a C compiler on a GPU; without one the network runs eager
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY --from=worker-packages /opt/venv /opt/venv
 COPY --from=code /wheels /wheels
 RUN /opt/venv/bin/pip install --no-deps /wheels/*.whl

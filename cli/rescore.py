@@ -18,6 +18,7 @@ def rescore(head: str, data: Path | None) -> None:
 
     Slides are named by the SHA-256 of their bytes, as in each job's result. Nothing is written to the
     database: promote the head and submit the slides whose results are to be kept; they stay closed then too.
+    The head itself may run at bf16, which moves a probability by 0.01 at most.
     """
     from xmag.nn.runtime import Engine
     from xmag.rescore import rescore as run

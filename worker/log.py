@@ -7,7 +7,7 @@ import threading
 import traceback
 from typing import Any
 
-FIELDS = ("job", "code", "error", "trace", "outcome", "seconds", "count", "digest")
+FIELDS = ("job", "code", "error", "trace", "outcome", "seconds", "count", "digest", "numerics")
 
 
 class JsonLines(logging.Formatter):

@@ -24,8 +24,8 @@ from xmag.slide.decoders import Decoders
 LOG = logging.getLogger("worker")
 REAP_SECONDS = 5.0
 STOP_SECONDS = 60.0
-SLOTS = {"cpu": 2, "cuda": 8}
-"""Enough that the next tiles are read when the device has encoded the last."""
+SLOTS = {"cpu": 2, "cuda": 12}
+"""Enough that the next tiles are at hand: hashing and reading a slide take a core for about a second."""
 
 T = TypeVar("T")
 
@@ -133,7 +133,10 @@ class Slots:
                 return
             try:
                 head = self._place.engine.head(digest)
-                self._place.engine.encoder(head.manifest.encoder)
+                encoder = self._place.engine.encoder(head.manifest.encoder)
+                precision, *_ = self._place.engine.accepted(encoder, [head])
+                numerics = self._place.engine.numerics(encoder, precision)
+                LOG.info("a release is ready", extra={"digest": digest, "numerics": numerics})
             except XmagError as error:
                 LOG.warning("a release does not load", extra={"digest": digest, "code": error.code})
             except Exception:

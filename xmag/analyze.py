@@ -243,6 +243,7 @@ def _provenance(
     return {
         "code_version": xmag.__version__,
         "slide_sha256": slide.sha256,
+        "slide_opened": "open" in watch.seconds,
         "mpp": mpp_json(slide),
         "mpp_source": slide.mpp_source,
         "mpp_reason": request.mpp.reason if request.mpp else None,

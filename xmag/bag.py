@@ -73,7 +73,7 @@ def get_bag(decoder: Decoder, slide: SlideInfo, group: Group, work: Work) -> Bag
     if found is not None:
         return found
     key = _key(slide, group, group.precisions[0])
-    with work.flights.alone(key, work.urgent, lambda: work.watch.tell("encode", 0, 0)) as flight:
+    with work.flights.alone(key, work.urgent, lambda: work.watch.tell("mask", 0, 100)) as flight:
         return find_bag(slide, group, work) or _make(decoder, slide, group, work, flight)
 
 

@@ -73,6 +73,7 @@ def test_a_known_slide_is_not_opened_again(slides, heads, engine, fresh, monkeyp
     again = analyze(replace(asked, **known(slides, "tissue.svs", first)), engine, fresh, ignore)
     assert again.predictions == first.predictions
     assert again.slide == first.slide
+    assert [run.provenance["slide_opened"] for run in (first, again)] == [True, False]
 
 
 def test_a_known_slide_that_changed_is_opened(slides, heads, engine, fresh, tmp_path):

@@ -26,6 +26,14 @@ def test_it_tells_until_the_work_is_done():
     assert len(told) >= 3
 
 
+def test_after_a_while_it_tells_no_more(monkeypatch):
+    monkeypatch.setattr(watch, "PATIENCE_SECONDS", 0.05)
+    told, hold = [], threading.Event()
+    threading.Timer(0.3, hold.set).start()
+    Watch(told.append).patiently("open", lambda: hold.wait(10))
+    assert 0 < len(told) < 15
+
+
 def test_what_the_work_raises_is_raised_here():
     def broken() -> None:
         raise TimeoutError("of its own")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,21 +86,24 @@ def _first(
     reasons = []
     for build in builds:
         try:
-            route, bag = _tried(build, tiles, run)
+            route, bag, others = _tried(build, tiles, run)
+            for other in others:
+                _agreeing(route, other, _repeated(expected(), len(other)))
             return _agreeing(route, bag, expected())
         except RefusedError as reason:
             reasons.append(str(reason))
     raise RefusedError("; ".join(dict.fromkeys(reasons)))
 
 
-def _tried(build: Build, tiles: Callable[[], Tiles], run: Run) -> tuple[Route, Bag]:
-    """A route and its embeddings of the check tiles; raises RefusedError.
+def _tried(build: Build, tiles: Callable[[], Tiles], run: Run) -> tuple[Route, Bag, list[Bag]]:
+    """A route and its embeddings of the check tiles, by each of its programs too; raises RefusedError.
 
     A fault of a compiler, converter or runtime costs the route, never the encoder: fp32 needs none of them.
     """
     try:
         route = build()
-        return route, run(route, tiles())
+        others = [run(route, _repeated(tiles(), size)) for size in route.sizes]
+        return route, run(route, tiles()), others
     except RefusedError:
         raise
     except InferenceError as error:
@@ -114,6 +118,11 @@ def _agreeing(route: Route, bag: Bag, expected: Bag) -> Checked:
     if not cosine >= MIN_COSINE[route.precision]:
         raise RefusedError(f"cosine {cosine:.5f} < {MIN_COSINE[route.precision]} to fp32")
     return Checked(route, cosine, bag)
+
+
+def _repeated(rows: NDArray[Any], size: int) -> NDArray[Any]:
+    """(size, ...), the rows over and over."""
+    return np.resize(rows, (size, *rows.shape[1:]))
 
 
 def min_cosine(found: Bag, expected: Bag) -> float:

@@ -37,12 +37,12 @@ def bf16(encoder: Encoder, batch: int) -> Route:
     try:
         with _no_leftovers():
             graphs, how = _graphs(_compiled(eager), batch), "compiled"
-    except Exception as error:
-        if isinstance(error, RefusedError):
-            raise
+    except RefusedError:
+        raise
+    except Exception as error:  # noqa: BLE001
         # whatever a missing or unfit compiler raises: eager needs none
-        graphs, how = _graphs(eager, batch), "eager"
-    return Route("bf16", f"{TORCH} {how}", _Stager(graphs))
+        graphs, how = _graphs(eager, batch), f"eager, as compiling failed ({type(error).__name__})"
+    return Route("bf16", f"{TORCH} {how}", _Stager(graphs), tuple(graph.size for graph in graphs))
 
 
 class _Network(nn.Module):

@@ -22,11 +22,13 @@ class Route:
         precision: of the matrix products.
         runtime: name and version of the library that runs it, for provenance.
         stage: brings uint8 tiles (b, h, w, 3) to the device, while others may be running on it.
+        sizes: of batches that programs of their own compute; each of them is checked.
     """
 
     precision: Precision
     runtime: str
     stage: Callable[[NDArray[np.uint8]], Work]
+    sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

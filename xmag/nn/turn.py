@@ -51,7 +51,8 @@ class Turn:
             with self._condition:
                 self.busy_seconds += perf_counter() - start
                 self._taken = False
-                self._kept_until = perf_counter() + LINGER_SECONDS if lingers else 0.0
+                if lingers:
+                    self._kept_until = perf_counter() + LINGER_SECONDS
                 self._condition.notify_all()
 
     def _stand(self, ticket: tuple[bool, int]) -> bool:

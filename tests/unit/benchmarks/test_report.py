@@ -53,6 +53,17 @@ def test_a_target_that_is_missed_says_no():
     assert verdict([slow], "40x-base").measured == "5.9x"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("same_tiles", False), ("mean_abs_difference", 40.0), ("max_probability_difference", 0.5)],
+)
+def test_a_fast_route_that_is_wrong_reaches_nothing(name, value):
+    wrong = copy.deepcopy(SAMPLE)
+    wrong["parts"]["a"]["slides"][0]["routes"]["ours"]["agreement"][name] = value
+    assert verdict([wrong], "40x-base").reached is False
+    assert "disagree" in verdict([wrong], "40x-base").bound
+
+
 @pytest.mark.parametrize("part", list("abcde"))
 def test_a_part_that_was_not_run_leaves_its_section_out(tmp_path, part):
     less = copy.deepcopy(SAMPLE)

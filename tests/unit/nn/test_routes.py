@@ -146,6 +146,24 @@ def test_a_route_whose_numbers_are_not_finite_is_refused(releases, monkeypatch) 
     assert encoder.refused == {"bf16": "the network gave a number that is not finite"}
 
 
+def test_every_program_of_a_route_is_checked(releases, monkeypatch) -> None:
+    def build(encoder: Encoder, sizes: tuple[int, ...]) -> Route:
+        exact = torch_routes.fp32(encoder)
+
+        def stage(batch):
+            work = exact.stage(batch)
+            return (lambda: work()[::-1]) if len(batch) == 4 else work
+
+        return Route("bf16", "test", stage, sizes)
+
+    for sizes, served in (((), True), ((2, 8), True), ((8, 4), False)):
+        monkeypatch.setattr(
+            agreement, "_builds", lambda encoder, _, sizes=sizes: {"bf16": (lambda: build(encoder, sizes),)}
+        )
+        encoder = engine(releases, precision="auto").encoder(releases.encoder())
+        assert ("bf16" not in encoder.refused) is served
+
+
 def _nan(count: int):
     return np.full((count, 24), np.nan, np.float32)
 

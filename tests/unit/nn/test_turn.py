@@ -44,6 +44,20 @@ def test_the_next_urgent_batch_finds_its_place_kept(monkeypatch) -> None:
     assert order == ["urgent", "routine"]
 
 
+def test_a_short_turn_between_does_not_lose_the_place(monkeypatch) -> None:
+    monkeypatch.setattr(module, "LINGER_SECONDS", 0.3)
+    turn, order = Turn(), []
+    with turn.take(True, lingers=True):
+        thread = in_line(turn, "routine", order, False)
+    with turn.take(True):
+        order.append("a head")
+    time.sleep(0.05)
+    with turn.take(True):
+        order.append("urgent")
+    thread.join()
+    assert order == ["a head", "urgent", "routine"]
+
+
 def test_a_kept_place_that_nobody_takes_is_given_up(monkeypatch) -> None:
     monkeypatch.setattr(module, "LINGER_SECONDS", 0.01)
     turn = Turn()
