@@ -4,14 +4,16 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from xmag.errors import XmagError
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -72,6 +74,15 @@ def timed(work: Callable[[], T]) -> tuple[T, Cost]:
     wall, cpu = time.perf_counter(), tree_seconds()
     output = work()
     return output, Cost(time.perf_counter() - wall, tree_seconds() - cpu)
+
+
+@contextmanager
+def named(slide: str) -> Iterator[None]:
+    """Say of which slide an error is."""
+    try:
+        yield
+    except XmagError as error:
+        raise type(error)(error.code, f"slide {slide}: {error.detail}") from None
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import Json, Runs, Say, paired, pixels_agree, ratio, timed
+from benchmarks.measure import Json, Runs, Say, named, paired, pixels_agree, ratio, timed
 from benchmarks.routes import COMPETITORS, Read, Target, Tiles, located, ours
 from xmag.config import Decode
 from xmag.manifest import TilingSpec
@@ -25,7 +25,11 @@ def compare(
     slides: Sequence[tuple[str, Path]], repeats: int, limit: int, say: Say, base: Decode | None = None
 ) -> list[Json]:
     """One entry for each (name, path); at most ``limit`` tiles of each (0: all). Raises SlideError."""
-    return [compare_one(name, path, repeats, limit, say, base or Decode()) for name, path in slides]
+    found = []
+    for name, path in slides:
+        with named(name):
+            found.append(compare_one(name, path, repeats, limit, say, base or Decode()))
+    return found
 
 
 def compare_one(name: str, path: Path, repeats: int, limit: int, say: Say, base: Decode) -> Json:
@@ -51,7 +55,8 @@ def compare_one(name: str, path: Path, repeats: int, limit: int, say: Say, base:
         "slide": name,
         "bytes": path.stat().st_size,
         "tiles": len(target.grid),
-        "same_grid": _same_grid(plans[OURS], plans[REFERENCE]),
+        "same_grid": np.array_equal(plans[OURS].grid.cells, plans[REFERENCE].grid.cells),
+        "mask_difference": round(float((plans[OURS].mask != plans[REFERENCE].mask).mean()), 6),
         "open_and_mask": {"cpu_seconds": round(mask.cpu, 6), "wall_seconds": round(mask.wall, 6)},
         "reference": REFERENCE,
         "routes": found,
@@ -64,11 +69,12 @@ def _speak(say: Say, name: str, message: str) -> None:
 
 
 def _planned(decoder: Decoder, path: Path, spec: TilingSpec, limit: int) -> TilePlan:
-    decoder.open(located(path), digest=False)
+    """At most ``limit`` tiles; none over the border, where scripts differ, if there are others."""
+    info = decoder.open(located(path), digest=False)
     plan = decoder.plan(spec)
-    if not limit or len(plan.grid) <= limit:
-        return plan
-    grid = replace(plan.grid, cells=plan.grid.cells[:limit], tissue=plan.grid.tissue[:limit])
+    inside = (plan.grid.corners()[:, 2:] <= (info.width, info.height)).all(axis=1)
+    chosen = np.flatnonzero(inside if inside.any() else ~inside)[: limit or None]
+    grid = replace(plan.grid, cells=plan.grid.cells[chosen], tissue=plan.grid.tissue[chosen])
     return replace(plan, grid=grid)
 
 
@@ -133,7 +139,3 @@ def _ratios(runs: dict[str, Runs[Tiles]]) -> Json:
 
 def _reading(plan: TilePlan) -> Json:
     return {"route": plan.reading.route, "level": plan.reading.level, "scale": plan.reading.scale}
-
-
-def _same_grid(one: TilePlan, other: TilePlan) -> bool:
-    return np.array_equal(one.grid.cells, other.grid.cells) and np.array_equal(one.mask, other.mask)

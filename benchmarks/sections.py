@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from benchmarks.agreement import agrees
 from benchmarks.measure import Json
 from benchmarks.targets import dig
 
@@ -266,13 +267,21 @@ def routes_text(slide: Json) -> str:
     ratios = [f"{what}: {_pairs(found)}" for what, found in slide["ratios"].items()]
     weights = f", {slide['weights'][:16]} weights" if "weights" in slide else ""
     title = f"slide {slide['slide']}, {slide['tiles']} tiles{weights}; reference: {slide['reference']}"
-    return "\n".join([title, *lines, *(line.replace("_", " ") for line in ratios)])
+    wrong = [name for name, route in slide["routes"].items() if not agrees(route)]
+    remarks = [f"disagrees with the reference, so its ratio says nothing: {name}" for name in wrong]
+    return "\n".join([title, *lines, *(line.replace("_", " ") for line in ratios), *remarks])
+
+
+SAID = {"True": "yes", "False": "no", "None": "exact"}
 
 
 def _columns(name: str, route: Json) -> Lines:
     if "unavailable" in route:
         return [name, NONE, NONE, NONE, route["unavailable"]]
-    said = ", ".join(f"{what.replace('_', ' ')} {value}" for what, value in route["agreement"].items())
+    said = ", ".join(
+        f"{what.replace('_', ' ')} {SAID.get(str(value), value)}"
+        for what, value in route["agreement"].items()
+    )
     return [name, ranged(route["wall_seconds"]), ranged(route["cpu_seconds"]), str(route["tiles"]), said]
 
 

@@ -29,4 +29,5 @@ def rescore(head: str, data: Path | None) -> None:
     for each in run(local.find_release(settings, head), engine, settings):
         click.echo(json.dumps(asdict(each)))
         count += 1
-    click.echo(f"{count} slides in {time.monotonic() - began:.1f} s", err=True)
+    nothing = "" if count else ": none was read with this head's encoder yet"
+    click.echo(f"{count} slides in {time.monotonic() - began:.1f} s{nothing}", err=True)

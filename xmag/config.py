@@ -49,7 +49,7 @@ class Decode(Group):
     max_side: int = Field(400_000, gt=0, description="pixels of level 0 along one axis")
     max_file_bytes: int = Field(64 * GIB, gt=0, description="of the slide file")
     max_tiles: int = Field(100_000, gt=0, description="tiles with tissue of one slide")
-    route: Route = Field("auto", description="openslide: JPEG tiles are never taken straight from the file")
+    route: Route = Field("auto", description="auto: JPEG tiles straight from the file; openslide: never")
     viewers: int = Field(2, ge=1, description="decoder processes of a gateway")
 
 
@@ -71,7 +71,7 @@ class Worker(Group):
     batch: int = Field(0, ge=0, description="tiles for each forward pass; 0 = by device")
     threads: int = Field(0, ge=0, description="of torch and OpenVINO; 0 = all cores")
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
-        "auto", description="auto: bf16 where there is; checked against fp32"
+        "auto", description="auto, fp32, bf16, int8; checked against fp32, auto: bf16 where there is"
     )
     job_seconds: float = Field(3600.0, gt=0, description="TIME_LIMIT of one attempt")
 
@@ -135,6 +135,10 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         name = "XMAG_" + "__".join(str(part).upper() for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise PlaceError(
+                Code.SETUP, f"unknown setting {name}: see docs/settings.md for the names"
+            ) from None
         raise PlaceError(Code.SETUP, f"setting {name}: {first['msg']}") from None
 
 

@@ -16,14 +16,25 @@ TOGETHER = 16
 
 @dataclass(frozen=True)
 class Rescored:
-    """What a head says of a stored bag; ``probabilities`` by label, ``precision`` of its embeddings."""
+    """What a head says of a stored bag.
 
+    Attributes:
+        embeddings: key of the bag in the store.
+        precision: of the bag's embeddings; the head itself may run at bf16.
+        probabilities: by label.
+        notice: what the head's and the encoder's licences ask to be shown.
+    """
+
+    task: str
+    head: str
+    label: str
     slide_sha256: str
     embeddings: str
     tiles: int
     mpp: tuple[float, float]
     precision: Precision
     probabilities: dict[str, float]
+    notice: str
 
 
 def rescore(head_digest: str, engine: Engine, settings: Settings) -> Iterator[Rescored]:
@@ -36,7 +47,7 @@ def rescore(head_digest: str, engine: Engine, settings: Settings) -> Iterator[Re
     encoder = engine.encoder(head.manifest.encoder)
     chosen = iter(choose(encoder, engine.accepted(encoder, [head]), settings))
     while together := list(islice(chosen, TOGETHER)):
-        yield from _score(together, head, engine, settings)
+        yield from _score(together, head, encoder, engine, settings)
 
 
 def choose(encoder: Encoder, accepted: tuple[Precision, ...], settings: Settings) -> list[tuple[str, Origin]]:
@@ -61,17 +72,23 @@ def _key(origin: Origin, encoder: Encoder, precision: Precision) -> str:
 
 
 def _score(
-    together: list[tuple[str, Origin]], head: Head, engine: Engine, settings: Settings
+    together: list[tuple[str, Origin]], head: Head, encoder: Encoder, engine: Engine, settings: Settings
 ) -> Iterator[Rescored]:
+    licences = (head.manifest.licence, encoder.manifest.licence)
+    notice = "; ".join(dict.fromkeys(one.notice for one in licences if one.notice))
     read = [(key, origin, get_embeddings(settings.store_dir, key)) for key, origin in together]
     found = [(key, origin, bag) for key, origin, bag in read if bag is not None]
     scores = engine.score(head, [bag.embeddings for _, _, bag in found])
     for (key, origin, bag), probabilities in zip(found, scores, strict=True):
         yield Rescored(
+            task=head.manifest.task,
+            head=head.digest,
+            label=head.manifest.labels[int(probabilities.argmax())],
             slide_sha256=origin["slide"],
             embeddings=key,
             tiles=len(bag.grid),
             mpp=(origin["mpp"][0], origin["mpp"][1]),
             precision=origin["numerics"]["precision"],
             probabilities=dict(zip(head.manifest.labels, probabilities.tolist(), strict=True)),
+            notice=notice,
         )

@@ -156,6 +156,8 @@ def test_an_archive_is_read_with_a_new_head_from_the_store_alone(
         mine = read[first.slide.sha256, (1.0, 1.0)]
         assert mine.tiles == first.tiles
         assert tuple(mine.probabilities) == TASK_LABELS["odx"]
+        assert (mine.task, mine.head, mine.label) == ("odx", new, prediction.label)
+        assert mine.notice == prediction.notice
         assert np.allclose(
             list(mine.probabilities.values()), list(prediction.probabilities.values()), atol=0.01
         )
