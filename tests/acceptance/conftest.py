@@ -34,6 +34,8 @@ FAST_LEASE = {
     "XMAG_WORKER__BATCH": "2",
     "XMAG_WORKER__DEVICE": "cpu",
 }
+UNHURRIED = {"XMAG_WORKER__PRECISION": "fp32", "XMAG_WORKER__THREADS": "1"}
+"""A slide has to take long enough to be seen under way; the demo's test runs at full speed."""
 
 
 def sha256(data: bytes) -> str:
@@ -114,7 +116,7 @@ def encoding(job: dict) -> bool:
 
 @contextmanager
 def service(data: Path, slide: Path, heads: tuple[tuple[VitSpec, str], ...], **options) -> Iterator[Service]:
-    environment = FAST_LEASE | options.pop("environment", {})
+    environment = FAST_LEASE | UNHURRIED | options.pop("environment", {})
     with running_stack(data, port=0, environment=environment, **options) as stack:
         for spec, task in heads:
             promote_head(local.local_settings(data), publish_heads(data, spec, (task,))[task])
