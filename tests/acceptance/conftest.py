@@ -26,7 +26,7 @@ from xmag.slide.synthetic.write import write_slide
 NOTICE = "demo weights: not for diagnosis"
 LICENCE = Licence(name="test", permitted_use="demo", notice=NOTICE)
 QUICK = VitSpec(embed_dim=48, depth=1, num_heads=2)
-SLOW = VitSpec(embed_dim=384, depth=12, num_heads=6)
+SLOW = VitSpec(embed_dim=384, depth=20, num_heads=6)
 FAST_LEASE = {
     "XMAG_LEASE__SECONDS": "3",
     "XMAG_LEASE__BACKOFF_SECONDS": "0.1",
@@ -34,7 +34,7 @@ FAST_LEASE = {
     "XMAG_WORKER__BATCH": "2",
     "XMAG_WORKER__DEVICE": "cpu",
 }
-UNHURRIED = {"XMAG_WORKER__PRECISION": "fp32", "XMAG_WORKER__THREADS": "1"}
+UNHURRIED = {"XMAG_WORKER__PRECISION": "fp32"}
 """A slide has to take long enough to be seen under way; the demo's test runs at full speed."""
 
 

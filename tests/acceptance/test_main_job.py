@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli.main import xmag as command
-from tests.acceptance.conftest import NOTICE
+from tests.acceptance.conftest import NOTICE, UNHURRIED
 
 
 def analyze(*arguments: str) -> tuple[int, dict]:
@@ -40,6 +40,8 @@ def test_rest_and_command_line_give_the_same_numbers(xmag, monkeypatch, tmp_path
     assert (ended["state"], ended["error"], ended["attempts"]) == ("succeeded", None, 1)
     result = xmag.client.result(job["id"])
     monkeypatch.setenv("XMAG_WORKER__BATCH", "2")
+    for variable, value in UNHURRIED.items():
+        monkeypatch.setenv(variable, value)
     fresh = without_store(xmag.data, tmp_path)
     code, document = analyze(str(xmag.data / "slides" / name), "--data", str(fresh))
     assert code == 0
