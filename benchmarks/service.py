@@ -179,7 +179,7 @@ def serving(
     workers: int = 1,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Service]:
-    """The whole service on ``data`` with a release of random weights, warmed up by a job for each slot."""
+    """The whole service on ``data`` with a release of random weights, warmed up by two jobs a worker."""
     data.mkdir(parents=True, exist_ok=True)
     head = publish_random(data / "releases", signing_key(data), vit)
     ports = [free_port() for _ in range(workers)]

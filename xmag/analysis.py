@@ -52,6 +52,11 @@ class Analysis:
     notice: str
 
 
+def join(*sentences: str) -> str:
+    """Those that are not empty, each once: what several licences ask to be shown."""
+    return "; ".join(dict.fromkeys(filter(None, sentences)))
+
+
 def to_json(analysis: Analysis) -> dict[str, Any]:
     """The object that ``xmag analyze --json`` prints and a result's document holds."""
     slide = analysis.slide

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import xmag
-from xmag.analysis import Analysis, Prediction, Progress, mpp_json, to_json
+from xmag.analysis import Analysis, Prediction, Progress, join, mpp_json, to_json
 from xmag.bag import Bag, Group, Work, find_bag, get_bag
 from xmag.config import Settings
 from xmag.errors import Code, ReleaseError
@@ -98,7 +98,7 @@ def analyze(
         overlays=overlays,
         embeddings={digest: bag.key for digest, bag in bags.items()},
         provenance=_provenance(request, slide, groups, bags, engine, watch),
-        notice=_join(*(prediction.notice for prediction in predictions)),
+        notice=join(*(prediction.notice for prediction in predictions)),
     )
 
 
@@ -217,18 +217,14 @@ def _predict(task: str, head: Head, encoder: Encoder, output: HeadOutput) -> Pre
         label=labels[int(output.probabilities.argmax())],
         probabilities=dict(zip(labels, output.probabilities.tolist(), strict=True)),
         release=head.digest,
-        notice=_join(*(licence.notice for licence in licences)),
-        licence=_join(*(licence.name for licence in licences)),
+        notice=join(*(licence.notice for licence in licences)),
+        licence=join(*(licence.name for licence in licences)),
         permitted_use=_strictest(*licences),
     )
 
 
 def _strictest(*licences: Licence) -> str:
     return min((licence.permitted_use for licence in licences), key=STRICTNESS.index)
-
-
-def _join(*sentences: str) -> str:
-    return "; ".join(dict.fromkeys(filter(None, sentences)))
 
 
 def _provenance(

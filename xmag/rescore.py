@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from xmag.analysis import join
 from xmag.config import Precision, Settings
 from xmag.nn.bundle import Encoder, Head
 from xmag.nn.runtime import Engine
@@ -74,8 +75,7 @@ def _key(origin: Origin, encoder: Encoder, precision: Precision) -> str:
 def _score(
     together: list[tuple[str, Origin]], head: Head, encoder: Encoder, engine: Engine, settings: Settings
 ) -> Iterator[Rescored]:
-    licences = (head.manifest.licence, encoder.manifest.licence)
-    notice = "; ".join(dict.fromkeys(one.notice for one in licences if one.notice))
+    notice = join(head.manifest.licence.notice, encoder.manifest.licence.notice)
     read = [(key, origin, get_embeddings(settings.store_dir, key)) for key, origin in together]
     found = [(key, origin, bag) for key, origin, bag in read if bag is not None]
     scores = engine.score(head, [bag.embeddings for _, _, bag in found])
